@@ -1,0 +1,45 @@
+// What a backend is: memory of one device, and one kernel per op of the table. What it is NOT: it plans nothing, owns no
+// tensor, keeps no graph, chooses no numerics beyond the op's contract, and never falls back to another implementation.
+
+import type { ArgsOf, OpName } from "../ops/index.ts";
+import type { DType } from "../tensor/dtype.ts";
+import type { DeviceBuffer, Tensor } from "../tensor/tensor.ts";
+
+export interface Kernel<K extends OpName> {
+  /** Enqueues the op. Ordered after all earlier calls; returns at once or after the work. Arguments are already checked. */
+  run(args: ArgsOf<K>, scratch: Tensor | null): void;
+  /** Bytes of scratch that `run` needs for these shapes (contents of tensors are not looked at). Absent: none. */
+  scratchBytes?(args: ArgsOf<K>): number;
+}
+
+/** A kernel that does not exist, as data with a reason. */
+export interface Unsupported {
+  readonly unsupported: string;
+}
+
+/** Exactly one entry per op: a missing kernel is a compile error. */
+export type KernelTable = { readonly [K in OpName]: Kernel<K> | Unsupported };
+
+export interface Backend extends AsyncDisposable {
+  readonly name: string;
+  /** One line for people and provenance: device, instruction set, threads. */
+  readonly description: string;
+  /** What changes bits between machines ("avx512bf16"); part of the resume check. */
+  readonly instructionSet: string;
+  /** The fastest dtype of activations here. */
+  readonly computeDtype: Extract<DType, "bf16" | "f32">;
+  readonly kernels: KernelTable;
+  /** Bytes now held by live buffers, and the most ever held. */
+  readonly allocatedBytes: number;
+  readonly peakBytes: number;
+  /** Zeroed memory, 64-byte aligned, owned by the caller. Throws MEMORY_EXCEEDED with the numbers. */
+  alloc(bytes: number, label: string): DeviceBuffer;
+  /** Copies bytes into a buffer; ordered after all enqueued ops. */
+  write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void;
+  /** Waits for all enqueued ops and copies bytes out. */
+  read(buffer: DeviceBuffer, offset: number, bytes: number): Promise<Uint8Array>;
+  /** Checks the arguments against the op's contract, then runs its kernel. Throws OP_ARGUMENT, OP_UNSUPPORTED, TENSOR_STALE. */
+  run<K extends OpName>(op: K, args: ArgsOf<K>, scratch?: Tensor | null): void;
+  /** Scratch bytes of one call; 0 if none. */
+  scratchBytes<K extends OpName>(op: K, args: ArgsOf<K>): number;
+}
