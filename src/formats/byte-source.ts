@@ -1,5 +1,7 @@
 // Bytes from anywhere: a file, memory, or a range of an HTTP resource. Readers of formats see only this.
 
+import { QdlError } from "../errors.ts";
+
 export interface ByteSource {
   /** For messages: a path or URL as the user knows it. */
   readonly name: string;
@@ -9,12 +11,24 @@ export interface ByteSource {
   close(): Promise<void>;
 }
 
-/** A byte source over memory. */
+/** A byte source over memory. Reads are views, not copies. */
 export function memorySource(bytes: Uint8Array, name = "memory"): ByteSource {
   return {
     name,
     size: bytes.length,
-    read: (offset, length) => Promise.resolve(bytes.subarray(offset, offset + length)),
+    read: async (offset, length) => {
+      checkRange(name, bytes.length, offset, length);
+      return bytes.subarray(offset, offset + length);
+    },
     close: () => Promise.resolve(),
   };
+}
+
+/** Throws FILE_UNREADABLE unless bytes offset..offset+length−1 exist. */
+export function checkRange(name: string, size: number, offset: number, length: number): void {
+  if (offset >= 0 && length >= 0 && offset + length <= size) return;
+  throw new QdlError("FILE_UNREADABLE", `${name}: bytes ${offset}..${offset + length} were asked for, it has ${size}`, {
+    hint: "The file may be truncated; copy or download it again.",
+    details: { path: name, offset, length, size },
+  });
 }
