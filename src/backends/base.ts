@@ -110,7 +110,10 @@ export function runOp<K extends OpName>(
   const kernel = kernelOf(backend, name);
   checkArgs(ledger, name, args);
   const needed = kernel.scratchBytes?.(args) ?? 0;
-  if (needed === 0) return kernel.run(args, null);
+  if (needed === 0) {
+    kernel.run(args, null);
+    return;
+  }
   if (!scratch) throw broken({ name }, "scratch", `${needed} bytes`, "absent");
   ledger.checkRange(name, scratch.buffer, scratch.offset, spanBytes(scratch));
   if (spanBytes(scratch) < needed) throw broken({ name }, "scratch", `at least ${needed} bytes`, spanBytes(scratch));

@@ -1,11 +1,16 @@
 // With g_i = s·dY_i·B_i[:b]ᵀ (rows of the range) and t_i = s·x·A_i[:b]ᵀ from the forward:
 //   dX = Σ_i (dY_i·deq(W_i) + g_i·A_i[:b]);   dA_i[:b] += g_iᵀ·x;   dB_i[:b] += t_iᵀ·dY_i.
 // Rows ≥ b of dA and dB are not touched. W is frozen: no gradient. Derivation: docs/math/adapted-linears.md.
+// a, b, t, da and db of a linear are all null or all given. Only columns < b of t are read. g may be rounded to the
+// compute dtype.
 
-import type { Tensor } from "../tensor/tensor.ts";
-import type { FrozenWeight } from "./frozen-weight.ts";
-import type { Op } from "./op.ts";
-import type { RankRange } from "./rank-range.ts";
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
+import { colSlice, rowSlice, type Tensor } from "../tensor/tensor.ts";
+import { computeWeight, type FrozenWeight } from "./frozen-weight.ts";
+import { checkGroup, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
+import { bytesOf, type Op } from "./op.ts";
+import { times, timesTransposed, transposedTimes } from "./products.ts";
+import { checkRanges, type RankRange } from "./rank-range.ts";
 
 export interface AdaptedLinearsBackwardArgs {
   /** [N, K] */
@@ -42,5 +47,64 @@ export const adaptedLinearsBackward: Op<AdaptedLinearsBackwardArgs> = {
     da: { access: "acc", dims: ["R", "K"], dtypes: ["f64", "f32"], optional: true, list: { varying: [] } },
     db: { access: "acc", dims: ["R", "M"], dtypes: ["f64", "f32"], optional: true, list: { varying: ["M"] } },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  validate({ x, weights, a, b, t, dy, da, db, ranges }) {
+    checkGroup(adaptedLinearsBackward, weights, x.cols, { name: "dy", list: dy }, { a, b, t, da, db });
+    checkTogether(adaptedLinearsBackward, { a, b, t, da, db });
+    checkRanges(adaptedLinearsBackward, ranges, x.rows, largestRank(a));
+  },
+  reference({ x, weights, a, b, t, dy, dx, da, db, ranges }) {
+    const gradient = new Float64Array(x.rows * x.cols);
+    for (const [i, weight] of weights.entries()) {
+      if (dx) {
+        const base = times(readMatrix(dy[i]!), computeWeight(weight, x.dtype), x.rows, weight.rows, x.cols);
+        addTo(gradient, base, 0);
+      }
+      for (const range of ranges) {
+        if (!a[i] || !b[i] || !t[i] || !da[i] || !db[i]) continue;
+        const part = { x, dy: dy[i]!, a: a[i], b: b[i], t: t[i], da: da[i], db: db[i] };
+        addTo(gradient, adapterBackward(range, part), range.from * x.cols);
+      }
+    }
+    if (dx) writeMatrix(dx, gradient);
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: {
+    f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
+    f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
+    bf16: { normalised: 1e-2, worst: 5e-2, reason: "g, and dX, rounded to bf16 (2⁻⁹ each)" },
+  },
+  bf16Inside: true,
+  cost: (args) => ({
+    flops: groupFlops(args.x, args.weights, args.a, args.ranges, { base: args.dx ? 1 : 0, adapter: 2 }),
+    bytes: bytesOf(args),
+  }),
 };
+
+type Part = { readonly [K in "x" | "dy" | "a" | "b" | "t" | "da" | "db"]: Tensor };
+
+/** Adds to dA[:b] and dB[:b], and returns g·A[:b] [rows, K] for dX, for the rows of one range. */
+function adapterBackward({ from, to, rank, scale }: RankRange, part: Part): Float64Array {
+  const rows = to - from;
+  const { cols: k } = part.x;
+  const { cols: m } = part.dy;
+  const x = readMatrix(rowSlice(part.x, from, to));
+  const dy = readMatrix(rowSlice(part.dy, from, to));
+  const t = readMatrix(colSlice(rowSlice(part.t, from, to), 0, rank));
+  const a = readMatrix(rowSlice(part.a, 0, rank));
+  const b = readMatrix(rowSlice(part.b, 0, rank));
+  const g = timesTransposed(dy, b, rows, rank, m).map((value) => scale * value);
+  accumulate(rowSlice(part.da, 0, rank), transposedTimes(g, x, rows, rank, k));
+  accumulate(rowSlice(part.db, 0, rank), transposedTimes(t, dy, rows, rank, m));
+  return times(g, a, rows, rank, k);
+}
+
+function accumulate(target: Tensor, values: Float64Array): void {
+  const sum = readMatrix(target);
+  addTo(sum, values, 0);
+  writeMatrix(target, sum);
+}
+
+function addTo(target: Float64Array, values: Float64Array, at: number): void {
+  for (const [i, value] of values.entries()) target[at + i]! += value;
+}

@@ -1,13 +1,18 @@
 // The op this project exists for: 1–4 frozen linears that share x, each with the first b rows of its adapter.
 //   t_i = s·x·A_i[:b]ᵀ;   y_i = x·deq(W_i)ᵀ (+ bias_i) + t_i·B_i[:b]
 // A is stored [R, K] and B as Bᵀ [R, M]: rank b is the first b rows of both (arXiv 2210.07558 eq. 5–7 with s = s(b)).
-// b and s may differ between row ranges (a rank per segment); b = 0 is the base alone. Columns ≥ b of t are not written.
-// W is decoded in f32 and rounded to the compute dtype. Rows outside all ranges get the base alone.
+// b and s may differ between row ranges (a rank per segment); b = 0 is the base alone. Columns ≥ b of t are not written,
+// nor are its rows outside all ranges; rows outside all ranges get the base alone. a, b and t of a linear are all null or
+// all given. W is decoded in f32 and rounded to the compute dtype; t may be rounded to it before it meets B.
 
-import type { Tensor } from "../tensor/tensor.ts";
-import type { FrozenWeight } from "./frozen-weight.ts";
-import type { Op } from "./op.ts";
-import type { RankRange } from "./rank-range.ts";
+import type { DType } from "../tensor/dtype.ts";
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
+import { colSlice, rowSlice, type Tensor } from "../tensor/tensor.ts";
+import { computeWeight, type FrozenWeight } from "./frozen-weight.ts";
+import { checkGroup, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
+import { bytesOf, type Op } from "./op.ts";
+import { times, timesTransposed } from "./products.ts";
+import { checkRanges, type RankRange } from "./rank-range.ts";
 
 export interface AdaptedLinearsArgs {
   /** [N, K] */
@@ -58,5 +63,59 @@ export const adaptedLinears: Op<AdaptedLinearsArgs> = {
       db: { gradientOf: "b" },
     },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  validate({ x, weights, biases, a, b, t, y, ranges }) {
+    checkGroup(adaptedLinears, weights, x.cols, { name: "y", list: y }, { biases, a, b, t });
+    checkTogether(adaptedLinears, { a, b, t });
+    checkRanges(adaptedLinears, ranges, x.rows, largestRank(a));
+  },
+  reference({ x, weights, biases, a, b, t, y, ranges }) {
+    for (const [i, weight] of weights.entries()) {
+      const out = baseLinear(x, weight, biases[i]!, x.dtype);
+      for (const range of ranges) {
+        if (!a[i] || !b[i] || !t[i]) continue;
+        const added = adapterOf(range, x, a[i], b[i], t[i]);
+        for (const [j, value] of added.entries()) out[range.from * weight.rows + j]! += value;
+      }
+      writeMatrix(y[i]!, out);
+    }
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: {
+    f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
+    f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
+    bf16: { normalised: 1e-2, worst: 5e-2, reason: "t, and the outputs, rounded to bf16 (2⁻⁹ each)" },
+  },
+  cost: (args) => ({
+    flops: groupFlops(args.x, args.weights, args.a, args.ranges, { base: 1, adapter: 1 }),
+    bytes: bytesOf(args),
+  }),
+  rowsOf: (args, from, to) => ({
+    ...args,
+    x: rowSlice(args.x, from, to),
+    t: args.t.map((t) => t && rowSlice(t, from, to)),
+    y: args.y.map((y) => rowSlice(y, from, to)),
+    ranges: args.ranges.flatMap((range) => {
+      const clipped = { ...range, from: Math.max(range.from, from) - from, to: Math.min(range.to, to) - from };
+      return clipped.from < clipped.to ? [clipped] : [];
+    }),
+  }),
 };
+
+/** x·deq(W)ᵀ + bias, [N, M] */
+function baseLinear(x: Tensor, weight: FrozenWeight, bias: Tensor | null, compute: DType): Float64Array {
+  const out = timesTransposed(readMatrix(x), computeWeight(weight, compute), x.rows, weight.rows, x.cols);
+  if (!bias) return out;
+  const shift = readMatrix(bias);
+  return out.map((value, j) => value + shift[j % weight.rows]!);
+}
+
+/** t·B[:b] for the rows of one range, [rows, M]; t itself goes to its output. */
+function adapterOf({ from, to, rank, scale }: RankRange, x: Tensor, a: Tensor, b: Tensor, t: Tensor): Float64Array {
+  const rows = to - from;
+  const input = readMatrix(rowSlice(x, from, to));
+  const narrow = timesTransposed(input, readMatrix(rowSlice(a, 0, rank)), rows, rank, x.cols);
+  const scaled = narrow.map((value) => scale * value);
+  writeMatrix(colSlice(rowSlice(t, from, to), 0, rank), scaled);
+  return times(scaled, readMatrix(rowSlice(b, 0, rank)), rows, rank, b.cols);
+}

@@ -1,8 +1,10 @@
 // With P = exp(scale·q·kᵀ − lse) and δ_n = dO_n·o_n:  dV = Pᵀ dO;  dS = P⊙(dO·Vᵀ − δ);  dQ = scale·dS·K;
 // dK = scale·dSᵀ·Q, summed over the query heads of a group (arXiv 2307.08691 §3.1.2). Tail padding rows: 0.
 
+import { writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { checkHeads, dot, headsOf, segmentsOf, zeroHeads } from "./attention.ts";
+import { broken, bytesOf, type Op } from "./op.ts";
 
 export interface AttentionBackwardArgs {
   /** [N, H·D] */
@@ -45,5 +47,50 @@ export const attentionBackward: Op<AttentionBackwardArgs> = {
     dk: { access: "out", dims: ["N", "GD"], dtypes: ["f64", "f32", "bf16"] },
     dv: { access: "out", dims: ["N", "GD"], dtypes: ["f64", "f32", "bf16"] },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  validate({ q, k, lse, headDim, scale }) {
+    checkHeads(attentionBackward, q.cols, k.cols, headDim, scale);
+    if (lse.cols !== q.cols / headDim)
+      throw broken(attentionBackward, "lse.cols", `${q.cols / headDim} query heads`, lse.cols);
+  },
+  reference(args) {
+    const { headDim, scale, starts } = args;
+    const [q, k, v] = [headsOf(args.q, headDim), headsOf(args.k, headDim), headsOf(args.v, headDim)];
+    const [o, dO, lse] = [headsOf(args.o, headDim), headsOf(args.dO, headDim), headsOf(args.lse, 1)];
+    const dq = zeroHeads(q, headDim);
+    const dk = zeroHeads(k, headDim);
+    const dv = zeroHeads(v, headDim);
+    for (const { from, to } of segmentsOf(starts))
+      for (let n = from; n < to; n++)
+        for (let h = 0; h < q.count; h++) {
+          const g = Math.floor(h / (q.count / k.count));
+          const delta = dot(dO.at(n, h), o.at(n, h));
+          for (let j = from; j <= n; j++) {
+            const p = Math.exp(scale * dot(q.at(n, h), k.at(j, g)) - lse.at(n, h)[0]!);
+            const ds = scale * p * (dot(dO.at(n, h), v.at(j, g)) - delta);
+            addScaled(dv.at(j, g), p, dO.at(n, h));
+            addScaled(dq.at(n, h), ds, k.at(j, g));
+            addScaled(dk.at(j, g), ds, q.at(n, h));
+          }
+        }
+    writeMatrix(args.dq, dq.all);
+    writeMatrix(args.dk, dk.all);
+    writeMatrix(args.dv, dv.all);
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: {
+    f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
+    f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
+    bf16: {
+      normalised: 1e-2,
+      worst: 5e-2,
+      reason: "outputs, and factors on the way to them, rounded to bf16 (2⁻⁹ each)",
+    },
+  },
+  // Five products over half of the square; segments are not known here, so one is assumed.
+  cost: (args) => ({ flops: 5 * args.q.rows * args.q.rows * args.q.cols, bytes: bytesOf(args) }),
 };
+
+function addScaled(target: Float64Array, factor: number, values: Float64Array): void {
+  for (let d = 0; d < target.length; d++) target[d]! += factor * values[d]!;
+}

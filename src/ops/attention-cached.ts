@@ -1,8 +1,10 @@
 // Attention of new queries over a key/value cache: query row i sees cache rows slots[i] .. slots[i] + lengths[i] − 1.
 // Serves prefill (one row per prompt token) and decode alike; the new keys and values were appended before.
 
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { attend, checkHeads, type Heads, headsOf, range } from "./attention.ts";
+import { bytesOf, type Op } from "./op.ts";
 
 export interface AttentionCachedArgs {
   /** [Q, H·D] */
@@ -33,5 +35,33 @@ export const attentionCached: Op<AttentionCachedArgs> = {
     lengths: { access: "in", dims: ["Q", "1"], dtypes: ["i32"] },
     o: { access: "out", dims: ["Q", "HD"], dtypes: ["f64", "f32", "bf16"] },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  validate: ({ q, kCache, headDim, scale }) => checkHeads(attentionCached, q.cols, kCache.cols, headDim, scale),
+  reference({ q, kCache, vCache, slots, lengths, o, headDim, scale }) {
+    const heads = headsOf(q, headDim);
+    const keys = headsOf(kCache, headDim);
+    const values = headsOf(vCache, headDim);
+    const first = readMatrix(slots);
+    const count = readMatrix(lengths);
+    const out = new Float64Array(o.rows * o.cols);
+    for (let n = 0; n < q.rows; n++)
+      for (let h = 0; h < heads.count; h++) {
+        const group = Math.floor(h / (heads.count / keys.count));
+        const seen = (cache: Heads) => range(first[n]!, first[n]! + count[n]!).map((row) => cache.at(row, group));
+        out.set(attend(heads.at(n, h), seen(keys), seen(values), scale).o, n * o.cols + h * headDim);
+      }
+    writeMatrix(o, out);
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: {
+    f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
+    f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
+    bf16: {
+      normalised: 1e-2,
+      worst: 5e-2,
+      reason: "outputs, and factors on the way to them, rounded to bf16 (2⁻⁹ each)",
+    },
+  },
+  // The cache's rows bound what is read; lengths are not known here.
+  cost: (args) => ({ flops: 4 * args.q.cols * args.q.rows * args.kCache.rows, bytes: bytesOf(args) }),
 };

@@ -1,7 +1,8 @@
 // y = x rounded to y's dtype (bf16: nearest even). Same shape.
 
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { bytesOf, type Op } from "./op.ts";
 
 export interface CastArgs {
   /** [N, C] */
@@ -16,5 +17,11 @@ export const cast: Op<CastArgs> = {
     x: { access: "in", dims: ["N", "C"], dtypes: ["f64", "f32", "bf16"] },
     y: { access: "out", dims: ["N", "C"], dtypes: ["f64", "f32", "bf16"] },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  reference({ x, y }) {
+    writeMatrix(y, readMatrix(x));
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: "exact",
+  cost: (args) => ({ flops: 0, bytes: bytesOf(args) }),
 };

@@ -1,8 +1,9 @@
 // y = deq(W): table[code]·absmax in f32, then rounded once to y's dtype. Dense weights are copied.
 
+import { writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { FrozenWeight } from "./frozen-weight.ts";
-import type { Op } from "./op.ts";
+import { checkFrozenWeight, decodeWeight, type FrozenWeight } from "./frozen-weight.ts";
+import { broken, bytesOf, type Op } from "./op.ts";
 
 export interface DequantizeArgs {
   /** [M, K] in any base format */
@@ -16,5 +17,16 @@ export const dequantize: Op<DequantizeArgs> = {
   signature: {
     y: { access: "out", dims: ["M", "K"], dtypes: ["f64", "f32", "bf16"] },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  validate({ weight, y }) {
+    checkFrozenWeight(dequantize, "weight", weight);
+    if (weight.rows !== y.rows || weight.cols !== y.cols)
+      throw broken(dequantize, "y", `${weight.rows}×${weight.cols}, as the weight`, `${y.rows}×${y.cols}`);
+  },
+  reference({ weight, y }) {
+    writeMatrix(y, decodeWeight(weight));
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: "exact",
+  cost: (args) => ({ flops: args.y.rows * args.y.cols, bytes: bytesOf(args) }),
 };

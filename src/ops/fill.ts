@@ -1,7 +1,8 @@
 // y = value in every element.
 
+import { writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { broken, bytesOf, type Op } from "./op.ts";
 
 export interface FillArgs {
   /** [*, *] */
@@ -15,5 +16,14 @@ export const fill: Op<FillArgs> = {
   signature: {
     y: { access: "out", dims: ["*", "*"], dtypes: ["f64", "f32", "bf16", "i32"] },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  validate({ y, value }) {
+    if (y.dtype === "i32" && !Number.isInteger(value)) throw broken(fill, "value", "a whole number for i32", value);
+  },
+  reference({ y, value }) {
+    writeMatrix(y, new Float64Array(y.rows * y.cols).fill(value));
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: "exact",
+  cost: (args) => ({ flops: 0, bytes: bytesOf(args) }),
 };

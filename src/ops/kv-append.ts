@@ -1,6 +1,8 @@
 // cache[rows[i]] = x[i]. Rows are distinct and inside the cache (else the caller's bug; kernels must not write outside).
 
-import type { Tensor } from "../tensor/tensor.ts";
+import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
+import { rowSlice, type Tensor } from "../tensor/tensor.ts";
 import type { Op } from "./op.ts";
 
 export interface KvAppendArgs {
@@ -19,5 +21,15 @@ export const kvAppend: Op<KvAppendArgs> = {
     rows: { access: "in", dims: ["Q", "1"], dtypes: ["i32"] },
     cache: { access: "acc", dims: ["T", "GD"], dtypes: ["f64", "f32", "bf16"] },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  reference({ x, rows, cache }) {
+    for (const [i, row] of readMatrix(rows).entries())
+      if (row >= 0 && row < cache.rows) writeMatrix(rowSlice(cache, row, row + 1), readMatrix(rowSlice(x, i, i + 1)));
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: "exact",
+  cost({ x, cache }) {
+    const values = x.rows * x.cols;
+    return { flops: 0, bytes: values * (BYTES_PER_ELEMENT[x.dtype] + BYTES_PER_ELEMENT[cache.dtype]) + 4 * x.rows };
+  },
 };

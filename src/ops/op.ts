@@ -2,15 +2,27 @@
 // samples, tolerance and cost belong to the op and not to a device, so all backends are tested alike and fail alike.
 //
 // Policy, obeyed by every op: outputs are arguments; an op never allocates and never owns. "out" overwrites, "acc" adds
-// to what is there. Inputs are not changed. Rows may have a stride larger than their width. An output may share memory
-// with an input only where the op's signature says `mayAlias`.
+// to what is there. Inputs are not changed. Rows may have a stride larger than their width (a [1, *] row is dense). An
+// output may share memory with an input only where the op's signature says `mayAlias`.
+//
+// Dtypes in one call: activations, their gradients, norms, biases and the adapters' compute copies all have ONE compute
+// dtype (f32 or bf16; f64 in gradient checks). Arguments that exclude bf16 are statistics and masters: f32 beside f32 and
+// bf16, f64 beside f64. Free of the compute dtype: frozen weights, both sides of cast, and the table or weight of embed,
+// matmul and linearCrossEntropy (bf16 or f32). A backend throws OP_UNSUPPORTED for other mixes that it lacks.
+// Whatever the dtypes: products are accumulated in f32 or wider, and rounded to the output's dtype once.
 
 import { QdlError } from "../errors.ts";
 import type { Dim } from "../tensor/dims.ts";
-import type { DType } from "../tensor/dtype.ts";
+import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
 import { isTensor, spanBytes, type Tensor } from "../tensor/tensor.ts";
 
 export type Access = "in" | "out" | "acc";
+
+/** Compute dtypes that the samples of most ops run under; a backend's suite picks those it has. */
+export const FLOATS = ["f64", "f32", "bf16"] as const satisfies readonly DType[];
+
+/** Dtype of statistics and masters beside a compute dtype. */
+export const statisticsDtype = (compute: DType): "f64" | "f32" => (compute === "f64" ? "f64" : "f32");
 
 export interface TensorSpec {
   readonly access: Access;
@@ -97,65 +109,63 @@ export interface Op<A extends OpArgs> {
   readonly samples: readonly Sample<A>[];
   /** Each must raise OP_ARGUMENT on every backend. */
   readonly badSamples: readonly BadSample<A>[];
-  /** Per compute dtype. */
-  readonly tolerance: Readonly<Partial<Record<DType, Tolerance>>>;
+  /**
+   * "exact": every backend gives the reference's result to the bit. Else by dtype of the output; an f32 output under
+   * bf16 compute has f32's tolerance, unless `bf16Inside` says that values are rounded on the way to it.
+   */
+  readonly tolerance: "exact" | Readonly<Partial<Record<DType, Tolerance>>>;
+  readonly bf16Inside?: true;
   readonly cost: (args: A) => Cost;
+  /**
+   * The same call on rows from..to−1 alone, for ops that treat every row by itself: large samples are compared with the
+   * reference on some of their rows.
+   */
+  readonly rowsOf?: (args: A, from: number, to: number) => A;
+}
+
+/** Bytes of all tensors of a call, each moved once. */
+export function bytesOf(args: OpArgs): number {
+  return tensorsOf(args).reduce((sum, { tensor: t }) => sum + t.rows * t.cols * BYTES_PER_ELEMENT[t.dtype], 0);
 }
 
 /** Checks `args` against the op's signature, then its own rules. Throws OP_ARGUMENT naming op, argument, expected, got. */
 export function checkOp<A extends OpArgs>(op: Op<A>, args: A): void {
-  const bound = new Map<string, { value: number; by: string }>();
-  for (const [name, spec] of Object.entries<TensorSpec>(op.signature)) {
-    const value = (args as Record<string, unknown>)[name];
-    if (spec.list) {
-      if (!Array.isArray(value)) throw broken(op, name, "a list of tensors", typeof value);
-      value.forEach((entry, i) => {
-        checkTensor(op, `${name}[${i}]`, spec, entry, bound, i);
-      });
-    } else checkTensor(op, name, spec, value, bound, null);
+  const bound: Bindings = new Map();
+  const specs = Object.entries(op.signature as Readonly<Record<string, TensorSpec>>);
+  for (const [name, spec] of specs) {
+    const value = (args as Readonly<Record<string, unknown>>)[name];
+    if (!spec.list) checkTensor(op, name, spec, value, bound, null);
+    else if (!Array.isArray(value)) throw broken(op, name, "a list of tensors", typeof value);
+    else for (const [i, entry] of value.entries()) checkTensor(op, `${name}[${i}]`, spec, entry, bound, i);
   }
-  checkOverlap(op, args);
+  const tensors = tensorsOf(args);
+  for (const { name, tensor } of tensors) checkView(op, name, tensor);
+  checkOverlap(op, tensors);
   op.validate?.(args);
 }
 
-export function broken(op: { readonly name: string }, argument: string, expected: string, got: unknown): QdlError {
+/** What errors need to know of an op. */
+export type Named = { readonly name: string };
+
+export function broken(op: Named, argument: string, expected: string, got: unknown): QdlError {
   return new QdlError("OP_ARGUMENT", `${op.name}: ${argument} is ${String(got)}, expected ${expected}`, {
     details: { op: op.name, argument, expected, got },
   });
 }
 
-type Bindings = Map<string, { value: number; by: string }>;
+/** Letters already seen in this call, with their number and the argument that set it. */
+type Bindings = Map<string, { readonly value: number; readonly by: string }>;
 
-function checkTensor(
-  op: Op<never> | { name: string },
-  name: string,
-  spec: TensorSpec,
-  value: unknown,
-  bound: Bindings,
-  index: number | null,
-) {
-  if (value === null || value === undefined) {
-    if (spec.optional) return;
-    throw broken(op, name, "a tensor", value);
-  }
-  if (!isTensor(value)) throw broken(op, name, "a tensor", typeof value);
-  if (value.buffer.disposed)
-    throw new QdlError("TENSOR_STALE", `${op.name}: ${name} lies in "${value.buffer.label}", which was released`);
+function checkTensor(op: Named, name: string, spec: TensorSpec, value: unknown, bound: Bindings, index: number | null) {
+  if (value === null && spec.optional) return;
+  if (!isTensor(value)) throw broken(op, name, "a tensor", value === null ? "null" : typeof value);
   if (!spec.dtypes.includes(value.dtype)) throw broken(op, `${name}.dtype`, spec.dtypes.join(" or "), value.dtype);
-  if (value.stride < value.cols) throw broken(op, `${name}.stride`, `at least ${value.cols}`, value.stride);
-  if (value.offset < 0 || value.offset + spanBytes(value) > value.buffer.bytes)
-    throw broken(
-      op,
-      name,
-      `a view inside its ${value.buffer.bytes}-byte buffer`,
-      `bytes ${value.offset}..${value.offset + spanBytes(value)}`,
-    );
   bindDim(op, `${name}.rows`, spec, spec.dims[0], value.rows, bound, index);
   bindDim(op, `${name}.cols`, spec, spec.dims[1], value.cols, bound, index);
 }
 
 function bindDim(
-  op: { name: string },
+  op: Named,
   what: string,
   spec: TensorSpec,
   dim: Dim,
@@ -174,7 +184,22 @@ function bindDim(
   else if (known.value !== size) throw broken(op, what, `${known.value} (${dim}, from ${known.by})`, size);
 }
 
-interface NamedTensor {
+/** A view must lie inside a live buffer, start on a whole element, and have rows that do not run into each other. */
+function checkView(op: Named, name: string, tensor: Tensor): void {
+  const { buffer, offset, rows, cols, stride, dtype } = tensor;
+  if (buffer.disposed)
+    throw new QdlError("TENSOR_STALE", `${op.name}: ${name} lies in "${buffer.label}", which was released`);
+  for (const [what, size] of Object.entries({ rows, cols, stride, offset }))
+    if (!Number.isSafeInteger(size) || size < 0) throw broken(op, `${name}.${what}`, "a whole number ≥ 0", size);
+  if (stride < cols) throw broken(op, `${name}.stride`, `at least ${cols}`, stride);
+  const align = BYTES_PER_ELEMENT[dtype];
+  if (offset % align !== 0) throw broken(op, `${name}.offset`, `a multiple of ${align} bytes (${dtype})`, offset);
+  const end = offset + spanBytes(tensor);
+  if (end > buffer.bytes)
+    throw broken(op, name, `a view inside its ${buffer.bytes}-byte buffer`, `bytes ${offset}..${end}`);
+}
+
+export interface NamedTensor {
   readonly name: string;
   readonly key: string;
   readonly tensor: Tensor;
@@ -205,15 +230,13 @@ export function mapTensors<A extends OpArgs>(args: A, map: (tensor: Tensor, name
   return Object.fromEntries(Object.entries(args).map(([k, v]) => [k, visit(v, k, k)])) as A;
 }
 
-function checkOverlap<A extends OpArgs>(op: Op<A>, args: A): void {
+function checkOverlap<A extends OpArgs>(op: Op<A>, tensors: readonly NamedTensor[]): void {
   const specs = op.signature as Readonly<Record<string, TensorSpec | undefined>>;
-  const all = tensorsOf(args);
-  for (const output of all) {
+  for (const output of tensors) {
     const spec = specs[output.key];
     if (!spec || spec.access === "in") continue;
-    for (const other of all) {
-      if (other === output || other.tensor.buffer !== output.tensor.buffer || !overlap(output.tensor, other.tensor))
-        continue;
+    for (const other of tensors) {
+      if (other === output || !overlap(output.tensor, other.tensor)) continue;
       const otherIsInput = (specs[other.key]?.access ?? "in") === "in";
       if (otherIsInput && spec.mayAlias?.includes(other.key) && sameView(output.tensor, other.tensor)) continue;
       throw broken(op, output.name, `memory apart from ${other.name}`, "an overlapping view");
@@ -221,21 +244,17 @@ function checkOverlap<A extends OpArgs>(op: Op<A>, args: A): void {
   }
 }
 
-/** Whether two views of one buffer share a byte. Column slices of one matrix interleave without touching. */
+/** Whether two views share a byte. Column slices of one matrix interleave without touching. */
 function overlap(a: Tensor, b: Tensor): boolean {
-  const endA = a.offset + spanBytes(a);
-  const endB = b.offset + spanBytes(b);
-  if (a.offset >= endB || b.offset >= endA) return false;
-  const pitchA = spanPitch(a);
-  if (pitchA !== spanPitch(b) || pitchA === 0) return true;
-  const widthA = rowBytes(a);
-  const widthB = rowBytes(b);
-  const phase = (((b.offset - a.offset) % pitchA) + pitchA) % pitchA;
-  return phase < widthA || phase + widthB > pitchA;
+  if (a.buffer !== b.buffer || spanBytes(a) === 0 || spanBytes(b) === 0) return false;
+  if (a.offset >= b.offset + spanBytes(b) || b.offset >= a.offset + spanBytes(a)) return false;
+  const pitch = a.stride * BYTES_PER_ELEMENT[a.dtype];
+  if (pitch !== b.stride * BYTES_PER_ELEMENT[b.dtype]) return true;
+  const phase = (((b.offset - a.offset) % pitch) + pitch) % pitch;
+  return phase < rowBytes(a) || phase + rowBytes(b) > pitch;
 }
 
-const elementBytes = (t: Tensor): number =>
-  t.rows * t.cols === 0 ? 0 : spanBytes(t) / ((t.rows - 1) * t.stride + t.cols);
-const spanPitch = (t: Tensor): number => t.stride * elementBytes(t);
-const rowBytes = (t: Tensor): number => t.cols * elementBytes(t);
-const sameView = (a: Tensor, b: Tensor): boolean => a.offset === b.offset && a.stride === b.stride && a.cols === b.cols;
+const rowBytes = (t: Tensor): number => t.cols * BYTES_PER_ELEMENT[t.dtype];
+
+const sameView = (a: Tensor, b: Tensor): boolean =>
+  a.offset === b.offset && a.stride === b.stride && a.rows === b.rows && a.cols === b.cols && a.dtype === b.dtype;

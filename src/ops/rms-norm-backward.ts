@@ -1,7 +1,8 @@
 // dx += rstd·(dy⊙w − x·rstd²·mean(dy⊙w⊙x)) per row. The weight is frozen: no gradient.
 
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { bytesOf, type Op } from "./op.ts";
 
 export interface RmsNormBackwardArgs {
   /** [N, C] */
@@ -25,5 +26,33 @@ export const rmsNormBackward: Op<RmsNormBackwardArgs> = {
     dy: { access: "in", dims: ["N", "C"], dtypes: ["f64", "f32", "bf16"] },
     dx: { access: "acc", dims: ["N", "C"], dtypes: ["f64", "f32", "bf16"] },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  reference({ x, weight, rstd, dy, dx }) {
+    const { rows, cols } = x;
+    const input = readMatrix(x);
+    const gain = readMatrix(weight);
+    const scale = readMatrix(rstd);
+    const upstream = readMatrix(dy);
+    const out = readMatrix(dx);
+    for (let n = 0; n < rows; n++) {
+      const row = n * cols;
+      const r = scale[n]!;
+      let mean = 0;
+      for (let c = 0; c < cols; c++) mean += (upstream[row + c]! * gain[c]! * input[row + c]!) / cols;
+      for (let c = 0; c < cols; c++)
+        out[row + c]! += r * (upstream[row + c]! * gain[c]! - input[row + c]! * r * r * mean);
+    }
+    writeMatrix(dx, out);
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: {
+    f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
+    f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
+    bf16: {
+      normalised: 1e-2,
+      worst: 5e-2,
+      reason: "outputs, and factors on the way to them, rounded to bf16 (2⁻⁹ each)",
+    },
+  },
+  cost: (args) => ({ flops: 8 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
 };

@@ -1,8 +1,9 @@
 // y = x · rstd · weight, rstd = 1/√(mean(x²) + eps) per row (arXiv 1910.07467, eq. 4). Computed in f32. rstd is saved.
 // Backward: docs/math/rms-norm.md.
 
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { broken, bytesOf, type Op } from "./op.ts";
 
 export interface RmsNormArgs {
   /** [N, C] */
@@ -29,5 +30,31 @@ export const rmsNorm: Op<RmsNormArgs> = {
     op: "rmsNormBackward",
     args: { x: "x", weight: "weight", rstd: "rstd", dy: { gradientOf: "y" }, dx: { gradientOf: "x" } },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  validate({ eps }) {
+    if (!(eps > 0)) throw broken(rmsNorm, "eps", "a number > 0, which keeps a zero row finite", eps);
+  },
+  reference({ x, weight, y, rstd, eps }) {
+    const { rows, cols } = x;
+    const input = readMatrix(x);
+    const gain = readMatrix(weight);
+    const scale = new Float64Array(rows);
+    for (let n = 0; n < rows; n++) {
+      let squares = 0;
+      for (let c = 0; c < cols; c++) squares += input[n * cols + c]! ** 2;
+      scale[n] = 1 / Math.sqrt(squares / cols + eps);
+    }
+    writeMatrix(rstd, scale);
+    writeMatrix(
+      y,
+      input.map((value, i) => value * scale[Math.floor(i / cols)]! * gain[i % cols]!),
+    );
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: {
+    f64: { normalised: 1e-14, worst: 1e-13, reason: "double precision, another order of the same operations" },
+    f32: { normalised: 1e-6, worst: 1e-5, reason: "a few f32 roundings per element" },
+    bf16: { normalised: 4e-3, worst: 3e-2, reason: "one rounding of the output, at most 2⁻⁹ of the element" },
+  },
+  cost: (args) => ({ flops: 4 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
 };

@@ -1,8 +1,9 @@
 // cosSin[n, i] = cos(p·f_i), cosSin[n, D/2 + i] = sin(p·f_i) with p = positions[n]; the angle is ONE f32 product of the
 // integer position and the f32 frequency (as every published implementation computes it). Once a micro-batch, all layers.
 
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { broken, bytesOf, type Op } from "./op.ts";
 
 export interface RopeTableArgs {
   /** i32 [N, 1] */
@@ -20,5 +21,27 @@ export const ropeTable: Op<RopeTableArgs> = {
     frequencies: { access: "in", dims: ["1", "*"], dtypes: ["f64", "f32"] },
     cosSin: { access: "out", dims: ["N", "D"], dtypes: ["f64", "f32"] },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  validate({ frequencies, cosSin }) {
+    if (cosSin.cols !== 2 * frequencies.cols)
+      throw broken(ropeTable, "cosSin.cols", `${2 * frequencies.cols}, twice the frequencies`, cosSin.cols);
+  },
+  reference({ positions, frequencies, cosSin }) {
+    const half = frequencies.cols;
+    const speed = readMatrix(frequencies);
+    const out = new Float64Array(cosSin.rows * cosSin.cols);
+    for (const [n, position] of readMatrix(positions).entries())
+      for (let i = 0; i < half; i++) {
+        const angle = Math.fround(Math.fround(position) * Math.fround(speed[i]!));
+        out[n * 2 * half + i] = Math.cos(angle);
+        out[n * 2 * half + half + i] = Math.sin(angle);
+      }
+    writeMatrix(cosSin, out);
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: {
+    f64: { normalised: 1e-14, worst: 1e-14, reason: "the same f32 angle, then the math library" },
+    f32: { normalised: 5e-7, worst: 2e-6, reason: "the same f32 angle, then a sine good to some 2⁻²⁴ of 1" },
+  },
+  cost: (args) => ({ flops: 2 * args.cosSin.rows * args.cosSin.cols, bytes: bytesOf(args) }),
 };

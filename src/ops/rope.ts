@@ -2,8 +2,9 @@
 //   y_i = x_i·cos_i − x_{i+D/2}·sin_i,  y_{i+D/2} = x_{i+D/2}·cos_i + x_i·sin_i.
 // direction "backward" rotates by the opposite angle: a rotation's transpose is its inverse, so this op is its own gradient.
 
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { broken, bytesOf, type Op } from "./op.ts";
 
 export interface RopeArgs {
   /** [N, H·D] */
@@ -28,5 +29,39 @@ export const rope: Op<RopeArgs> = {
     args: { x: { gradientOf: "y" }, cosSin: "cosSin", y: { gradientOf: "x" } },
     attributes: { direction: "backward" },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  validate({ x, cosSin, direction }) {
+    if (cosSin.cols < 2 || cosSin.cols % 2 !== 0)
+      throw broken(rope, "cosSin.cols", "an even head dim ≥ 2", cosSin.cols);
+    if (x.cols % cosSin.cols !== 0)
+      throw broken(rope, "x.cols", `whole heads of ${cosSin.cols} (from cosSin.cols)`, x.cols);
+    if (direction !== "forward" && direction !== "backward")
+      throw broken(rope, "direction", "forward or backward", direction);
+  },
+  reference({ x, cosSin, y, direction }) {
+    const headDim = cosSin.cols;
+    const half = headDim / 2;
+    const sign = direction === "forward" ? 1 : -1;
+    const input = readMatrix(x);
+    const angles = readMatrix(cosSin);
+    const out = new Float64Array(input.length);
+    for (let n = 0; n < x.rows; n++)
+      for (let head = n * x.cols; head < (n + 1) * x.cols; head += headDim)
+        for (let i = 0; i < half; i++) {
+          const cos = angles[n * headDim + i]!;
+          const sin = sign * angles[n * headDim + half + i]!;
+          const first = input[head + i]!;
+          const second = input[head + half + i]!;
+          out[head + i] = first * cos - second * sin;
+          out[head + half + i] = second * cos + first * sin;
+        }
+    writeMatrix(y, out);
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: {
+    f64: { normalised: 1e-14, worst: 1e-13, reason: "double precision, another order of the same operations" },
+    f32: { normalised: 1e-6, worst: 1e-5, reason: "a few f32 roundings per element" },
+    bf16: { normalised: 4e-3, worst: 3e-2, reason: "one rounding of the output, at most 2⁻⁹ of the element" },
+  },
+  cost: (args) => ({ flops: 3 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
 };

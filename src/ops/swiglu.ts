@@ -1,7 +1,8 @@
 // y = silu(gate)⊙up, silu(z) = z/(1+e^−z) (arXiv 2002.05202).
 
+import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { bytesOf, type Op } from "./op.ts";
 
 export interface SwigluArgs {
   /** [N, F] */
@@ -23,5 +24,19 @@ export const swiglu: Op<SwigluArgs> = {
     op: "swigluBackward",
     args: { gate: "gate", up: "up", dy: { gradientOf: "y" }, dGate: { gradientOf: "gate" }, dUp: { gradientOf: "up" } },
   },
-  // TODO-R reference, samples, badSamples, tolerance, cost
+  reference({ gate, up, y }) {
+    const factor = readMatrix(up);
+    writeMatrix(
+      y,
+      readMatrix(gate).map((z, i) => (z / (1 + Math.exp(-z))) * factor[i]!),
+    );
+  },
+  samples: [],
+  badSamples: [],
+  tolerance: {
+    f64: { normalised: 1e-14, worst: 1e-13, reason: "double precision, another order of the same operations" },
+    f32: { normalised: 1e-6, worst: 1e-5, reason: "a few f32 roundings per element" },
+    bf16: { normalised: 4e-3, worst: 3e-2, reason: "one rounding of the output, at most 2⁻⁹ of the element" },
+  },
+  cost: (args) => ({ flops: 5 * args.y.rows * args.y.cols, bytes: bytesOf(args) }),
 };
