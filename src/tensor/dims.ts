@@ -12,4 +12,22 @@
  * T  rows of a key/value cache (slots × longest sequence)
  * P  16-bit packed values, bytes or blocks of a quantised weight
  */
-export type Dim = "N" | "S" | "S+1" | "C" | "K" | "M" | "R" | "H" | "HD" | "GD" | "D" | "F" | "V" | "T" | "P" | "Q" | "1" | "*";
+export type Dim =
+  | "N"
+  | "S"
+  | "S+1"
+  | "C"
+  | "K"
+  | "M"
+  | "R"
+  | "H"
+  | "HD"
+  | "GD"
+  | "D"
+  | "F"
+  | "V"
+  | "T"
+  | "P"
+  | "Q"
+  | "1"
+  | "*";

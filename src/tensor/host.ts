@@ -23,7 +23,8 @@ export class HostBuffer implements DeviceBuffer {
 
   /** The memory itself. Throws TENSOR_STALE after `dispose`. */
   get data(): ArrayBuffer {
-    if (this.#data === null) throw new QdlError("TENSOR_STALE", `buffer "${this.label}" was used after it was released`);
+    if (this.#data === null)
+      throw new QdlError("TENSOR_STALE", `buffer "${this.label}" was used after it was released`);
     return this.#data;
   }
 
@@ -58,7 +59,13 @@ export function writeMatrix(tensor: Tensor, values: ArrayLike<number>): void {
 }
 
 /** A new dense host tensor holding `values`. */
-export function hostTensor(dtype: DType, rows: number, cols: number, values?: ArrayLike<number>, label = "host"): Tensor {
+export function hostTensor(
+  dtype: DType,
+  rows: number,
+  cols: number,
+  values?: ArrayLike<number>,
+  label = "host",
+): Tensor {
   const tensor = matrix(new HostBuffer(rows * cols * BYTES_PER_ELEMENT[dtype], label), dtype, rows, cols);
   if (values) writeMatrix(tensor, values);
   return tensor;

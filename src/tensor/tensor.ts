@@ -29,10 +29,20 @@ export function isTensor(value: unknown): value is Tensor {
 }
 
 /** A dense matrix at `offset` (bytes) of `buffer`. Throws OP_ARGUMENT if it does not fit. */
-export function matrix(buffer: DeviceBuffer, dtype: DType, rows: number, cols: number, offset = 0, stride = cols): Tensor {
+export function matrix(
+  buffer: DeviceBuffer,
+  dtype: DType,
+  rows: number,
+  cols: number,
+  offset = 0,
+  stride = cols,
+): Tensor {
   const tensor: Tensor = { buffer, offset, rows, cols, stride, dtype };
   if (offset + spanBytes(tensor) > buffer.bytes || stride < cols || offset < 0)
-    throw new QdlError("OP_ARGUMENT", `tensor ${rows}×${cols} (${dtype}, stride ${stride}) at byte ${offset} does not fit in ${buffer.label} (${buffer.bytes} bytes)`);
+    throw new QdlError(
+      "OP_ARGUMENT",
+      `tensor ${rows}×${cols} (${dtype}, stride ${stride}) at byte ${offset} does not fit in ${buffer.label} (${buffer.bytes} bytes)`,
+    );
   return tensor;
 }
 

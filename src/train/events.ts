@@ -7,7 +7,13 @@ export interface RankScore {
 }
 
 export type TrainEvent =
-  | { readonly type: "start"; readonly step: number; readonly steps: number; readonly resumed: boolean; readonly planBytes: number }
+  | {
+      readonly type: "start";
+      readonly step: number;
+      readonly steps: number;
+      readonly resumed: boolean;
+      readonly planBytes: number;
+    }
   | {
       readonly type: "step";
       readonly step: number;
@@ -22,7 +28,12 @@ export type TrainEvent =
       readonly secondsLeft: number;
     }
   /** The step changed nothing: its loss or gradient was not finite, or it had no supervised token. */
-  | { readonly type: "skipped"; readonly step: number; readonly rank: number; readonly reason: "loss" | "gradient" | "unsupervised" }
+  | {
+      readonly type: "skipped";
+      readonly step: number;
+      readonly rank: number;
+      readonly reason: "loss" | "gradient" | "unsupervised";
+    }
   | { readonly type: "eval"; readonly step: number; readonly scores: readonly RankScore[]; readonly seconds: number }
   | { readonly type: "checkpoint"; readonly step: number; readonly file: string; readonly bytes: number }
   | { readonly type: "interrupted"; readonly step: number }

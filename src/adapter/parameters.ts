@@ -1,0 +1,176 @@
+// The adapter on a device. Rank is a prefix of memory: A is [R, K] and B is kept as Bᵀ [R, M], so "the adapter at rank b"
+// is the first b rows of both. Master weights, gradients and moments are f32; the forward reads a copy in the compute
+// dtype (the master itself when that is f32).
+
+import type { Backend } from "../backends/backend.ts";
+import type { AdapterParameters, LinearAdapter } from "../model/adapter-parameters.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { LINEAR_NAMES, type LinearName, linearShapes } from "../model/frozen-model.ts";
+import { Parameter } from "../model/graph.ts";
+import { BYTES_PER_ELEMENT, type DType, toBf16 } from "../tensor/dtype.ts";
+import { type DeviceBuffer, matrix, type Tensor } from "../tensor/tensor.ts";
+import type { AdapterConfig } from "./config.ts";
+
+/** One trained matrix and everything that belongs to it. All are [R, cols]. */
+export interface AdapterTensor {
+  /** `layers.3.q_proj.A` */
+  readonly name: string;
+  readonly layer: number;
+  readonly linear: LinearName;
+  readonly side: "A" | "B";
+  readonly cols: number;
+  readonly master: Tensor;
+  /** bf16 copy that the forward reads, or null when it reads the master. */
+  readonly copy: Tensor | null;
+  /** Present while training. */
+  readonly training: { readonly gradient: Tensor; readonly m: Tensor; readonly v: Tensor } | null;
+}
+
+const ALIGNMENT = 64;
+
+/** Name, place and width of every trained matrix, in file order. */
+export function adapterLayout(model: ModelConfig, config: AdapterConfig) {
+  const shapes = linearShapes(model);
+  return Array.from({ length: model.layers }, (_, layer) => layer).flatMap((layer) =>
+    LINEAR_NAMES.filter((linear) => config.targets.includes(linear)).flatMap((linear) =>
+      (["A", "B"] as const).map((side) => ({
+        name: `layers.${layer}.${linear}.${side}`,
+        layer,
+        linear,
+        side,
+        cols: side === "A" ? shapes[linear].in : shapes[linear].out,
+      })),
+    ),
+  );
+}
+
+/** Device bytes of an adapter: masters, copies, and with `training` gradients and moments. */
+export function adapterBytes(
+  model: ModelConfig,
+  config: AdapterConfig,
+  computeDtype: DType,
+  training: boolean,
+): number {
+  const per = (dtype: DType): number =>
+    adapterLayout(model, config).reduce((sum, { cols }) => sum + alignedBytes(dtype, config.rankMax * cols), 0);
+  return (training ? 4 : 1) * per("f32") + (computeDtype === "bf16" ? per("bf16") : 0);
+}
+
+const alignedBytes = (dtype: DType, elements: number): number =>
+  Math.ceil((elements * BYTES_PER_ELEMENT[dtype]) / ALIGNMENT) * ALIGNMENT;
+
+export class Adapter implements AdapterParameters, Disposable {
+  readonly config: AdapterConfig;
+  readonly tensors: readonly AdapterTensor[];
+  /** All gradients as one row, to zero them in one call; null when nothing is trained. */
+  readonly gradients: Tensor | null;
+  readonly #backend: Backend;
+  readonly #buffers: DeviceBuffer[] = [];
+  readonly #linears = new Map<string, LinearAdapter>();
+
+  /** Zeroed; fill it with `load` or `initialise`. Owned by the caller. Throws MEMORY_EXCEEDED. */
+  constructor(
+    backend: Backend,
+    model: ModelConfig,
+    config: AdapterConfig,
+    computeDtype: "bf16" | "f32",
+    training: boolean,
+  ) {
+    this.#backend = backend;
+    this.config = config;
+    const layout = adapterLayout(model, config);
+    const pool = (dtype: DType, label: string): Tensor[] =>
+      this.#pool(
+        layout.map(({ cols }) => cols),
+        dtype,
+        label,
+      );
+    const masters = pool("f32", "adapter weights");
+    const copies = computeDtype === "bf16" ? pool("bf16", "adapter compute copy") : null;
+    const gradients = training ? pool("f32", "adapter gradients") : null;
+    const gradientBuffer = gradients?.[0]?.buffer;
+    this.gradients = gradientBuffer ? matrix(gradientBuffer, "f32", 1, gradientBuffer.bytes / 4) : null;
+    const ms = training ? pool("f32", "adapter first moments") : null;
+    const vs = training ? pool("f32", "adapter second moments") : null;
+    this.tensors = layout.map((entry, i) => ({
+      ...entry,
+      master: masters[i]!,
+      copy: copies?.[i] ?? null,
+      training: gradients && ms && vs ? { gradient: gradients[i]!, m: ms[i]!, v: vs[i]! } : null,
+    }));
+    this.#pairUp();
+  }
+
+  get rankMax(): number {
+    return this.config.rankMax;
+  }
+
+  linear(layer: number, name: LinearName): LinearAdapter | null {
+    return this.#linears.get(`${layer}.${name}`) ?? null;
+  }
+
+  /** Replaces the weights (and their compute copies): by tensor name, f32 [R, cols] row-major. */
+  load(weights: ReadonlyMap<string, Float32Array>): void {
+    for (const tensor of this.tensors) this.setWeights(tensor, weights.get(tensor.name)!);
+  }
+
+  /** Replaces one tensor's weights and its compute copy: f32 [R, cols] row-major. */
+  setWeights(tensor: AdapterTensor, values: Float32Array): void {
+    this.#upload(tensor.master, values);
+    if (tensor.copy) this.#upload(tensor.copy, Uint16Array.from(values, toBf16));
+  }
+
+  /** The weights on the host. */
+  async weights(): Promise<Map<string, Float32Array>> {
+    const all = new Map<string, Float32Array>();
+    for (const tensor of this.tensors) all.set(tensor.name, await this.download(tensor.master));
+    return all;
+  }
+
+  /** f32 values of one of this adapter's tensors. */
+  async download(tensor: Tensor): Promise<Float32Array> {
+    const bytes = await this.#backend.read(tensor.buffer, tensor.offset, tensor.rows * tensor.cols * 4);
+    return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4).slice();
+  }
+
+  /** Writes f32 values into one of this adapter's tensors. */
+  upload(tensor: Tensor, values: Float32Array): void {
+    this.#upload(tensor, values);
+  }
+
+  [Symbol.dispose](): void {
+    for (const buffer of this.#buffers) buffer.dispose();
+  }
+
+  #upload(tensor: Tensor, values: Float32Array | Uint16Array): void {
+    this.#backend.write(
+      tensor.buffer,
+      tensor.offset,
+      new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+    );
+  }
+
+  #pool(widths: readonly number[], dtype: DType, label: string): Tensor[] {
+    const rows = this.config.rankMax;
+    const bytes = widths.reduce((sum, cols) => sum + alignedBytes(dtype, rows * cols), 0);
+    const buffer = this.#backend.alloc(Math.max(ALIGNMENT, bytes), label);
+    this.#buffers.push(buffer);
+    let offset = 0;
+    return widths.map((cols) => {
+      const tensor = matrix(buffer, dtype, rows, cols, offset);
+      offset += alignedBytes(dtype, rows * cols);
+      return tensor;
+    });
+  }
+
+  #pairUp(): void {
+    for (let i = 0; i < this.tensors.length; i += 2) {
+      const [a, b] = [this.tensors[i]!, this.tensors[i + 1]!];
+      this.#linears.set(`${a.layer}.${a.linear}`, { a: parameterOf(a), b: parameterOf(b) });
+    }
+  }
+}
+
+function parameterOf(tensor: AdapterTensor): Parameter {
+  return new Parameter(tensor.name, tensor.copy ?? tensor.master, tensor.training?.gradient ?? null);
+}

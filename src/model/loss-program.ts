@@ -1,0 +1,70 @@
+// A loss list with its memory, fed with micro-batches. Serves training (gradients accumulate in the adapter) and scoring.
+
+import type { Backend } from "../backends/backend.ts";
+import type { Batch } from "../data/batch.ts";
+import type { RankRange } from "../ops/rank-range.ts";
+import type { AdapterParameters } from "./adapter-parameters.ts";
+import type { ArenaPlan } from "./arena-plan.ts";
+import { RANGES } from "./families/llama.ts";
+import type { FrozenModel } from "./frozen-model.ts";
+import type { Shape } from "./graph.ts";
+import { largestRuntime, pinnedValues } from "./memory-plan.ts";
+import { Program, planProgram } from "./program.ts";
+import { ropeFrequencies } from "./rope-frequencies.ts";
+import { type LossList, scoringList } from "./steps.ts";
+
+export class LossProgram implements Disposable {
+  readonly #backend: Backend;
+  readonly #list: LossList;
+  readonly #program: Program;
+
+  /** Allocates the arena. Throws MEMORY_EXCEEDED. */
+  constructor(backend: Backend, model: FrozenModel, list: LossList, arena: ArenaPlan, shape: Shape, label: string) {
+    this.#backend = backend;
+    this.#list = list;
+    this.#program = new Program(backend, list.calls, arena, shape, label);
+    this.#program.write(list.inputs.frequencies, ropeFrequencies(model.config));
+  }
+
+  /** A program that only scores. */
+  static scorer(backend: Backend, model: FrozenModel, adapter: AdapterParameters, shape: Shape): LossProgram {
+    const list = scoringList(model, adapter);
+    const pinned = pinnedValues(list.inputs, list.loss);
+    const arena = planProgram(backend, list.calls, pinned, shape, largestRuntime(adapter, shape));
+    return new LossProgram(backend, model, list, arena, shape, "scoring arena");
+  }
+
+  /** Bytes of the arena. */
+  get bytes(): number {
+    return this.#program.plan.bytes;
+  }
+
+  /**
+   * Runs one micro-batch.
+   * @param ranks rank and scale by rows; rows outside all ranges run on the base alone
+   * @param tokenWeight factor of each supervised token's loss in the gradient
+   * @returns cross-entropy of each row in nats, 0 where nothing is predicted
+   */
+  async run(batch: Batch, ranks: readonly RankRange[], tokenWeight: number): Promise<Float32Array> {
+    const { inputs, loss } = this.#list;
+    const shape: Shape = { N: batch.tokens.length, S: batch.starts.length - 1, Q: 0 };
+    this.#program.write(inputs.tokens, batch.tokens);
+    this.#program.write(inputs.positions, batch.positions);
+    this.#program.write(inputs.starts, batch.starts);
+    this.#program.write(inputs.targets, batch.targets);
+    this.#program.write(inputs.tokenWeights, new Float32Array(shape.N).fill(tokenWeight));
+    this.#program.run(shape, { [RANGES.key]: ranks });
+    const { buffer, offset } = this.#program.tensor(loss, shape);
+    const bytes = await this.#backend.read(buffer, offset, shape.N * 4);
+    return new Float32Array(bytes.slice().buffer);
+  }
+
+  [Symbol.dispose](): void {
+    this.#program[Symbol.dispose]();
+  }
+}
+
+/** Every row of a batch at one rank. */
+export function uniformRange(batch: Batch, rank: number, scale: number): RankRange[] {
+  return [{ from: 0, to: batch.tokens.length, rank, scale }];
+}

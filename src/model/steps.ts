@@ -1,0 +1,195 @@
+// The lists of the three things a model does: learn from a micro-batch, score one, and decode.
+
+import type { Tensor } from "../tensor/tensor.ts";
+import { type AdapterParameters, NO_ADAPTER } from "./adapter-parameters.ts";
+import { differentiate, outputsOf } from "./differentiate.ts";
+import { type AttentionStrategy, type Block, llamaBlock } from "./families/llama.ts";
+import type { FrozenModel } from "./frozen-model.ts";
+import { type Call, call, type Section, Value } from "./graph.ts";
+
+/** What the host writes before each micro-batch. */
+export interface BatchInputs {
+  /** i32 [N] */
+  readonly tokens: Value;
+  /** i32 [N] */
+  readonly positions: Value;
+  /** i32 [S+1] */
+  readonly starts: Value;
+  /** i32 [N], −1 where nothing is predicted */
+  readonly targets: Value;
+  /** f32 [N]: factor of each token's loss in the gradient */
+  readonly tokenWeights: Value;
+  /** f32 [1, D/2], written once */
+  readonly frequencies: Value;
+}
+
+export interface LossList {
+  readonly calls: readonly Call[];
+  readonly inputs: BatchInputs;
+  /** f32 [N]: cross-entropy of each row, 0 where nothing is predicted */
+  readonly loss: Value;
+}
+
+/** How much of a layer is computed again in the backward instead of kept. */
+export type KeepLevel = "keep" | "recompute-cheap" | "recompute-layer";
+
+/** Forward, loss and backward of one micro-batch. Gradients accumulate in the adapter's own gradient tensors. */
+export function trainingList(model: FrozenModel, adapter: AdapterParameters, levels: readonly KeepLevel[]): LossList {
+  const inputs = batchInputs(model);
+  const { sections, blocks, last } = forwardSections(model, adapter, inputs, segmentAttention(model, inputs.starts));
+  const head = lossSection(model, last, inputs, true);
+  const recompute = new Set(blocks.flatMap((block, layer) => dropped(block, levels[layer] ?? "keep")));
+  const all = [...sections, head.section];
+  const backward = differentiate({ sections: all, seeds: new Map([[head.features, head.gradient!]]), recompute });
+  return { calls: [...all, ...backward].flatMap((section) => section.calls), inputs, loss: head.loss };
+}
+
+/** Forward and loss of one micro-batch, nothing saved. */
+export function scoringList(model: FrozenModel, adapter: AdapterParameters = NO_ADAPTER): LossList {
+  const inputs = batchInputs(model);
+  const { sections, last } = forwardSections(model, adapter, inputs, segmentAttention(model, inputs.starts));
+  const head = lossSection(model, last, inputs, false);
+  return { calls: [...sections, head.section].flatMap((section) => section.calls), inputs, loss: head.loss };
+}
+
+/** Keys and values of one layer: [T, G·D] each. */
+export interface LayerCache {
+  readonly keys: Tensor;
+  readonly values: Tensor;
+}
+
+export interface DecodingList {
+  readonly calls: readonly Call[];
+  readonly inputs: {
+    readonly tokens: Value;
+    readonly positions: Value;
+    readonly frequencies: Value;
+    /** i32 [N]: cache row of each token */
+    readonly cacheRows: Value;
+    /** i32 [N]: first cache row of the token's sequence */
+    readonly slots: Value;
+    /** i32 [N]: keys that the token sees, itself included */
+    readonly lengths: Value;
+    /** i32 [Q]: rows whose logits are wanted */
+    readonly picks: Value;
+  };
+  /** f32 [Q, V] */
+  readonly logits: Value;
+}
+
+/** Any mixture of prompt and decode tokens of several sequences; logits of the picked rows. */
+export function decodingList(
+  model: FrozenModel,
+  adapter: AdapterParameters,
+  caches: readonly LayerCache[],
+): DecodingList {
+  const { config, computeDtype } = model;
+  const integers = (name: string, rows: "N" | "Q" = "N"): Value => new Value(name, rows, 1, "i32");
+  const inputs = {
+    tokens: integers("tokens"),
+    positions: integers("positions"),
+    frequencies: new Value("frequencies", "1", config.headDim / 2, "f32"),
+    cacheRows: integers("cacheRows"),
+    slots: integers("slots"),
+    lengths: integers("lengths"),
+    picks: integers("picks", "Q"),
+  };
+  const cached: AttentionStrategy = (layer, q, k, v, emit) => {
+    const { keys, values } = caches[layer]!;
+    const o = q.like(`layer${layer}.o`);
+    emit(call("kvAppend", { x: k, rows: inputs.cacheRows, cache: keys }));
+    emit(call("kvAppend", { x: v, rows: inputs.cacheRows, cache: values }));
+    const { slots, lengths } = inputs;
+    emit(call("attentionCached", { q, kCache: keys, vCache: values, slots, lengths, o, ...attentionShape(model) }));
+    return o;
+  };
+  const { sections, last } = forwardSections(model, adapter, inputs, cached);
+  const picked = new Value("picked", "Q", config.hidden, computeDtype);
+  const features = picked.like("features");
+  const logits = new Value("logits", "Q", config.vocabulary, "f32");
+  const calls = [
+    ...sections.flatMap((section) => section.calls),
+    call("embed", { table: last, tokens: inputs.picks, y: picked }),
+    finalNorm(model, picked, features),
+    call("matmul", { x: features, weight: model.head, y: logits }),
+  ];
+  return { calls, inputs, logits };
+}
+
+function batchInputs(model: FrozenModel): BatchInputs {
+  return {
+    tokens: new Value("tokens", "N", 1, "i32"),
+    positions: new Value("positions", "N", 1, "i32"),
+    starts: new Value("starts", "S+1", 1, "i32"),
+    targets: new Value("targets", "N", 1, "i32"),
+    tokenWeights: new Value("tokenWeights", "N", 1, "f32"),
+    frequencies: new Value("frequencies", "1", model.config.headDim / 2, "f32"),
+  };
+}
+
+function forwardSections(
+  model: FrozenModel,
+  adapter: AdapterParameters,
+  inputs: { readonly tokens: Value; readonly positions: Value; readonly frequencies: Value },
+  attention: AttentionStrategy,
+): { sections: Section[]; blocks: Block[]; last: Value } {
+  const { config, computeDtype } = model;
+  const embedded = new Value("embedded", "N", config.hidden, computeDtype);
+  const cosSin = new Value("cosSin", "N", config.headDim, "f32");
+  const first: Section = {
+    name: "embedding",
+    calls: [
+      call("embed", { table: model.embedding, tokens: inputs.tokens, y: embedded }),
+      call("ropeTable", { positions: inputs.positions, frequencies: inputs.frequencies, cosSin }),
+    ],
+  };
+  const blocks: Block[] = [];
+  let x = embedded;
+  for (let layer = 0; layer < config.layers; layer++) {
+    const block = llamaBlock({ model, adapter, layer, x, cosSin, attention });
+    blocks.push(block);
+    x = block.output;
+  }
+  const layers = blocks.map(({ calls }, layer) => ({ name: `layer${layer}`, calls }));
+  return { sections: [first, ...layers], blocks, last: x };
+}
+
+function segmentAttention(model: FrozenModel, starts: Value): AttentionStrategy {
+  return (layer, q, k, v, emit) => {
+    const o = q.like(`layer${layer}.o`);
+    const lse = new Value(`layer${layer}.lse`, "N", model.config.heads, "f32");
+    emit(call("attention", { q, k, v, starts, o, lse, ...attentionShape(model) }));
+    return o;
+  };
+}
+
+function attentionShape({ config }: FrozenModel): { headDim: number; scale: number } {
+  return { headDim: config.headDim, scale: 1 / Math.sqrt(config.headDim) };
+}
+
+function finalNorm(model: FrozenModel, x: Value, y: Value): Call {
+  const rstd = new Value("finalNorm.rstd", x.rows, 1, "f32");
+  return call("rmsNorm", { x, weight: model.finalNorm, y, rstd, eps: model.config.normEps });
+}
+
+function lossSection(model: FrozenModel, last: Value, inputs: BatchInputs, training: boolean) {
+  const features = last.like("features");
+  const loss = new Value("loss", "N", 1, "f32");
+  const gradient = training ? features.like("∂features") : null;
+  const { targets, tokenWeights } = inputs;
+  const section: Section = {
+    name: "loss",
+    calls: [
+      finalNorm(model, last, features),
+      call("linearCrossEntropy", { x: features, weight: model.head, targets, tokenWeights, loss, dx: gradient }),
+    ],
+  };
+  return { section, features, gradient, loss };
+}
+
+/** Values of a layer that are not kept for the backward. Its input and output always are. */
+function dropped(block: Block, level: KeepLevel): readonly Value[] {
+  if (level === "keep") return [];
+  if (level === "recompute-cheap") return block.cheap;
+  return block.calls.flatMap(outputsOf).filter((value) => value !== block.output);
+}

@@ -1,0 +1,110 @@
+// AdamW over the rows that a step trained. Rows outside the window keep weights, moments and counters to the bit: in the
+// DyLoRA reference code they drift by momentum and decay, since a zero gradient is still a gradient (`dense` does that).
+
+import type { Adapter, AdapterTensor } from "../adapter/parameters.ts";
+import type { Backend } from "../backends/backend.ts";
+import { phantomBuffer } from "../model/phantom.ts";
+import { type DeviceBuffer, matrix, rowSlice, type Tensor } from "../tensor/tensor.ts";
+import type { OptimizerConfig } from "./config.ts";
+
+export interface RowWindow {
+  readonly from: number;
+  readonly to: number;
+}
+
+export class RowWindowedAdamW implements Disposable {
+  readonly #backend: Backend;
+  readonly #adapter: Adapter;
+  readonly #config: OptimizerConfig;
+  readonly #buffer: DeviceBuffer;
+  /** i32 [R, 1]: updates of each row so far, this step's included while it runs. */
+  readonly #steps: Tensor;
+  /** f32 [1, 1] per tensor. */
+  readonly #sums: readonly Tensor[];
+  readonly #scratch: Tensor | null;
+  #rowSteps: Int32Array;
+
+  constructor(backend: Backend, adapter: Adapter, config: OptimizerConfig) {
+    this.#backend = backend;
+    this.#adapter = adapter;
+    this.#config = config;
+    const rows = adapter.rankMax;
+    this.#rowSteps = new Int32Array(rows);
+    const stepBytes = Math.ceil((rows * 4) / 64) * 64;
+    const sumBytes = Math.ceil((adapter.tensors.length * 4) / 64) * 64;
+    const probe = (tensor: AdapterTensor, sum: Tensor) => ({ x: tensor.training!.gradient, sum });
+    const anywhere = matrix(phantom, "f32", 1, 1);
+    const scratchBytes = Math.max(
+      0,
+      ...adapter.tensors.map((t) => backend.scratchBytes("sumSquares", probe(t, anywhere))),
+    );
+    this.#buffer = backend.alloc(stepBytes + sumBytes + scratchBytes, "optimizer counters");
+    this.#steps = matrix(this.#buffer, "i32", rows, 1);
+    this.#sums = adapter.tensors.map((_, i) => matrix(this.#buffer, "f32", 1, 1, stepBytes + 4 * i));
+    this.#scratch = scratchBytes > 0 ? matrix(this.#buffer, "u8", 1, scratchBytes, stepBytes + sumBytes) : null;
+  }
+
+  /** Updates of each row so far. */
+  get rowSteps(): Int32Array {
+    return this.#rowSteps.slice();
+  }
+
+  restore(rowSteps: Int32Array): void {
+    this.#rowSteps = rowSteps.slice();
+  }
+
+  /** Zeroes all gradients, also those of rows that this step will not train. */
+  zeroGradients(): void {
+    this.#backend.run("fill", { y: this.#adapter.gradients!, value: 0 });
+  }
+
+  /** Norm of the gradient over the window's rows of all tensors; NaN or Infinity if some gradient is. */
+  async gradientNorm({ from, to }: RowWindow): Promise<number> {
+    this.#adapter.tensors.forEach((tensor, i) => {
+      const x = rowSlice(tensor.training!.gradient, from, to);
+      this.#backend.run("sumSquares", { x, sum: this.#sums[i]! }, this.#scratch);
+    });
+    const first = this.#sums[0]!;
+    const bytes = await this.#backend.read(first.buffer, first.offset, this.#sums.length * 4);
+    const sums = new Float32Array(bytes.slice().buffer);
+    return Math.sqrt(sums.reduce((total, sum) => total + sum, 0));
+  }
+
+  /** One update of the window's rows. `gradientScale` is the clipping factor. */
+  step(window: RowWindow, learningRate: number, gradientScale: number): void {
+    const { from, to } = this.#config.dense ? { from: 0, to: this.#adapter.rankMax } : window;
+    for (let row = from; row < to; row++) this.#rowSteps[row]! += 1;
+    this.#backend.write(this.#buffer, this.#steps.offset, new Uint8Array(this.#rowSteps.buffer));
+    const { beta1, beta2, epsilon, weightDecay, loraPlusRatio } = this.#config;
+    for (const { master, copy, side, training } of this.#adapter.tensors) {
+      this.#backend.run("adamW", {
+        param: master,
+        gradient: training!.gradient,
+        m: training!.m,
+        v: training!.v,
+        steps: this.#steps,
+        copy,
+        from,
+        to,
+        learningRate: side === "B" ? learningRate * loraPlusRatio : learningRate,
+        beta1,
+        beta2,
+        epsilon,
+        weightDecay,
+        gradientScale,
+      });
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#buffer.dispose();
+  }
+}
+
+/** Stands in for the sums' memory while scratch is sized. */
+const phantom = phantomBuffer("shape only");
+
+/** Factor that brings a gradient of norm `norm` down to `maxNorm` (0: no clipping), as torch.nn.utils.clip_grad_norm_. */
+export function clipFactor(norm: number, maxNorm: number): number {
+  return maxNorm > 0 ? Math.min(1, maxNorm / (norm + 1e-6)) : 1;
+}

@@ -1,0 +1,181 @@
+// The training loop, from top to bottom: draw a rank, accumulate the gradients of the step's micro-batches at that rank,
+// clip, update the rows below it; evaluate, checkpoint, tell.
+
+import { scaleAt } from "../adapter/config.ts";
+import type { Adapter } from "../adapter/parameters.ts";
+import { drawRank, rowWindow } from "../adapter/rank-draw.ts";
+import type { Backend } from "../backends/backend.ts";
+import type { Batch } from "../data/batch.ts";
+import { QdlError } from "../errors.ts";
+import { breathe, evaluateRanks, type RankEvaluation } from "../eval/rank-sweep.ts";
+import type { Folder } from "../formats/folder.ts";
+import { type LossProgram, uniformRange } from "../model/loss-program.ts";
+import { type CheckpointState, restoreCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import type { TrainConfig } from "./config.ts";
+import type { TrainEvent } from "./events.ts";
+import type { Fingerprint } from "./fingerprint.ts";
+import { clipFactor, RowWindowedAdamW } from "./optimizer.ts";
+import { scheduleFactor } from "./schedule.ts";
+
+/** Steps in a row with a loss or gradient that is not finite after which a run gives up. */
+const NONFINITE_LIMIT = 3;
+
+export const EVENT_LOG = "events.jsonl";
+
+export interface TrainingRun {
+  readonly backend: Backend;
+  readonly adapter: Adapter;
+  readonly config: TrainConfig;
+  /** Forward, loss and backward of a micro-batch. */
+  readonly learner: LossProgram;
+  /** Forward and loss. */
+  readonly scorer: LossProgram;
+  /** The micro-batches of optimizer step `index` (0-based): a pure function, so that a resumed run sees the same. */
+  readonly step: (index: number) => readonly Batch[];
+  /** Held-out micro-batches; may be empty. */
+  readonly heldOut: readonly Batch[];
+  /** Receives checkpoints and the event log. */
+  readonly folder: Folder;
+  readonly fingerprint: Fingerprint;
+  /** Go on from the folder's newest checkpoint. */
+  readonly resume: boolean;
+  readonly allowChanged: boolean;
+  /** Aborting it ends the run with a checkpoint at the next step boundary. */
+  readonly signal: AbortSignal;
+  readonly onEvent: (event: TrainEvent) => void;
+}
+
+export interface TrainingResult {
+  /** Optimizer steps done. */
+  readonly step: number;
+  readonly interrupted: boolean;
+  /** Held-out scores after the last step at rank 0 (the base) and every evaluated rank; empty if interrupted or no held-out data. */
+  readonly evaluations: readonly RankEvaluation[];
+}
+
+/**
+ * Trains `adapter` in place.
+ * Throws LOSS_NONFINITE, RESUME_MISMATCH, CHECKPOINT_INVALID, WRITE_FAILED; the last checkpoint is intact in each case.
+ */
+export async function trainAdapter(run: TrainingRun): Promise<TrainingResult> {
+  using optimizer = new RowWindowedAdamW(run.backend, run.adapter, run.config.optimizer);
+  const log = new EventLog(run);
+  const { config, signal } = run;
+  const restored = run.resume
+    ? await restoreCheckpoint(run.folder, run.adapter, optimizer, run.fingerprint, run.allowChanged)
+    : null;
+  await log.open(restored);
+  const { steps } = config.schedule;
+  const start = restored?.step ?? 0;
+  let nonFinite = restored?.nonFinite ?? 0;
+  let evaluations: RankEvaluation[] = [];
+  const began = performance.now();
+  await log.tell({ type: "start", step: start, steps, resumed: restored !== null, planBytes: run.learner.bytes });
+  const checkpoint = async (step: number): Promise<void> => {
+    const state = { step, nonFinite, logBytes: log.bytes, fingerprint: run.fingerprint };
+    const written = await writeCheckpoint(run.folder, run.adapter, optimizer, state, config.keepCheckpoints);
+    await log.tell({ type: "checkpoint", step, ...written });
+  };
+
+  for (let step = start; step < steps; step++) {
+    if (signal.aborted) {
+      if (step > start) await checkpoint(step);
+      await log.tell({ type: "interrupted", step });
+      return { step, interrupted: true, evaluations: [] };
+    }
+    const outcome = await trainStep(run, optimizer, step);
+    const secondsLeft = ((performance.now() - began) / 1000 / (step + 1 - start)) * (steps - step - 1);
+    await log.tell(outcome.type === "step" ? { ...outcome, secondsLeft } : outcome);
+    nonFinite = outcome.type === "skipped" && outcome.reason !== "unsupervised" ? nonFinite + 1 : 0;
+    if (nonFinite >= NONFINITE_LIMIT) throw diverged(step, run.folder.path);
+
+    const done = step + 1;
+    const last = done === steps;
+    if (last || (config.checkpointEvery > 0 && done % config.checkpointEvery === 0)) await checkpoint(done);
+    if (run.heldOut.length > 0 && !last && config.evalEvery > 0 && done % config.evalEvery === 0)
+      await evaluate(run, log, done, config.adapter.ranks);
+  }
+  if (run.heldOut.length > 0) evaluations = await evaluate(run, log, steps, [0, ...config.adapter.ranks]);
+  await log.tell({ type: "end", step: steps, seconds: (performance.now() - began) / 1000 });
+  return { step: steps, interrupted: false, evaluations };
+}
+
+type StepOutcome =
+  | Omit<Extract<TrainEvent, { type: "step" }>, "secondsLeft">
+  | Extract<TrainEvent, { type: "skipped" }>;
+
+/** One optimizer step: Σ cross-entropy over all supervised tokens of all micro-batches ÷ their number, at one rank. */
+async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: number): Promise<StepOutcome> {
+  const { config, adapter, learner } = run;
+  const began = performance.now();
+  const rank = config.adapter.mode === "fixed" ? adapter.rankMax : drawRank(config.adapter, config.seed, step);
+  const window = rowWindow(config.adapter, rank);
+  const batches = run.step(step);
+  const supervised = batches.reduce((sum, batch) => sum + batch.supervised, 0);
+  if (supervised === 0) return { type: "skipped", step, rank, reason: "unsupervised" };
+
+  optimizer.zeroGradients();
+  let total = 0;
+  let tokens = 0;
+  for (const batch of batches) {
+    const losses = await learner.run(batch, uniformRange(batch, rank, scaleAt(config.adapter, rank)), 1 / supervised);
+    total += losses.reduce((sum, loss) => sum + loss, 0);
+    tokens += batch.tokens.length;
+    await breathe();
+  }
+  const loss = total / supervised;
+  if (!Number.isFinite(loss)) return { type: "skipped", step, rank, reason: "loss" };
+  const gradNorm = await optimizer.gradientNorm(window);
+  if (!Number.isFinite(gradNorm)) return { type: "skipped", step, rank, reason: "gradient" };
+
+  const learningRate = config.optimizer.learningRate * scheduleFactor(config.schedule, step);
+  optimizer.step(window, learningRate, clipFactor(gradNorm, config.optimizer.maxGradNorm));
+  const tokensPerSecond = tokens / ((performance.now() - began) / 1000);
+  return { type: "step", step, loss, rank, gradNorm, learningRate, tokens, supervised, tokensPerSecond };
+}
+
+async function evaluate(
+  run: TrainingRun,
+  log: EventLog,
+  step: number,
+  ranks: readonly number[],
+): Promise<RankEvaluation[]> {
+  const began = performance.now();
+  const evaluations = await evaluateRanks(run.scorer, run.heldOut, run.config.adapter, ranks);
+  const scores = evaluations.map(({ rank, loss }) => ({ rank, loss }));
+  await log.tell({ type: "eval", step, scores, seconds: (performance.now() - began) / 1000 });
+  return evaluations;
+}
+
+/** events.jsonl: one line per event. A resumed run first cuts it back to its checkpoint, so that every step is there once. */
+class EventLog {
+  readonly #run: TrainingRun;
+  bytes = 0;
+
+  constructor(run: TrainingRun) {
+    this.#run = run;
+  }
+
+  async open(restored: CheckpointState | null): Promise<void> {
+    this.bytes = restored?.logBytes ?? 0;
+    if (await this.#run.folder.exists(EVENT_LOG)) await this.#run.folder.truncate(EVENT_LOG, this.bytes);
+  }
+
+  async tell(event: TrainEvent): Promise<void> {
+    const line = `${JSON.stringify(event)}\n`;
+    await this.#run.folder.append(EVENT_LOG, line);
+    this.bytes += new TextEncoder().encode(line).length;
+    this.#run.onEvent(event);
+  }
+}
+
+function diverged(step: number, path: string): QdlError {
+  return new QdlError(
+    "LOSS_NONFINITE",
+    `the loss or gradient was not finite in ${NONFINITE_LIMIT} steps in a row (the last is step ${step}), expected finite numbers`,
+    {
+      hint: `Lower --lr, check the data for the samples of these steps, or resume from the last good checkpoint in ${path}.`,
+      details: { step, path },
+    },
+  );
+}
