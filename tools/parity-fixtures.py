@@ -137,10 +137,13 @@ MODELS = {
 
 # ----------------------------------------------------------------------------------------------------------------- cases
 
-OPTIMIZER = {"learningRate": 4e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weightDecay": 0.1, "maxGradNorm": 0.5, "loraPlusRatio": 1.0}
+OPTIMIZER = {"learningRate": 4e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weightDecay": 0.1, "maxGradNorm": 2.0, "loraPlusRatio": 1.0}
 
-# Ranks of ten steps: rows 3..7 rest for several steps at a time, and each of them is first met at a later step than row 0.
-CURVE_RANKS = [2, 8, 1, 4, 2, 8, 3, 1, 5, 8]
+# Ranks of ten steps. Rows rest for several steps at a time, and most are first met at a later step than row 0. They are the
+# draws of our own generator (uniform over 1..8) for this seed, so that our training loop can be run as it is; here they are
+# only a list.
+CURVE_SEED = 998
+CURVE_RANKS = [2, 4, 8, 1, 8, 3, 1, 8, 7, 8]
 
 CASES = {
     "nf4": {
@@ -366,7 +369,7 @@ def adapter_parameters(model):
     pairs = {}
     for name, parameter in model.named_parameters():
         if ".lora_A." in name or ".lora_B." in name:
-            path = name.split("model.model.")[1].split(".lora_")[0]
+            path = name.removeprefix("base_model.model.model.").split(".lora_")[0]
             pairs.setdefault(path, [None, None])[0 if ".lora_A." in name else 1] = parameter
     assert len(pairs) == 2 * len(LINEARS)
     return pairs
@@ -503,7 +506,8 @@ def train_curve(kind, models, master, steps, optimizer):
         norm = float(torch.nn.utils.clip_grad_norm_([p for p in everything if p.grad is not None], optimizer["maxGradNorm"]))
         adam.step()
         curve.append({"rank": rank, "loss": loss.item(), "gradNorm": norm})
-    assert any(c["gradNorm"] > optimizer["maxGradNorm"] for c in curve), "clipping is never active"
+    over = {c["gradNorm"] > optimizer["maxGradNorm"] for c in curve}
+    assert over == {True, False}, "clipping has to be active in some steps and not in others"
     final = {path: (torch.stack(list(a)).detach(), torch.stack(list(b)).T.detach().contiguous()) for path, (a, b) in rows.items()}
     return curve, final
 
@@ -558,6 +562,7 @@ def make_case(name, folder, tensors):
         "sequences": [plain(s) for s in sequences],
         "ranks": ranks,
         "optimizer": optimizer,
+        "curveSeed": CURVE_SEED,
         "pool": [plain(s) for s in pool] if curves else [],
         "steps": [{"rank": r, "microBatches": layout[n % len(layout)]} for n, r in enumerate(CURVE_RANKS)] if curves else [],
         "curves": curves,
