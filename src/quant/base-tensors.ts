@@ -1,0 +1,149 @@
+// Which stored tensor is what: the checkpoint's names and shapes against the config, all checked before a byte of weights
+// is read or a byte of the device is taken. Whether a linear is already 4-bit is decided per tensor, by its quantisation state.
+
+import { QdlError } from "../errors.ts";
+import type { Checkpoint } from "../formats/checkpoint.ts";
+import { isFloat } from "../formats/float-convert.ts";
+import type { StoredTensor } from "../formats/safetensors.ts";
+import type { ModelConfig } from "../model/config.ts";
+import { LINEAR_NAMES, type LinearName, linearShapes, modulePath } from "../model/frozen-model.ts";
+import { findQuantState, readStoredFourBit, type StoredFourBit } from "./bitsandbytes.ts";
+
+export type StoredWeight = { readonly kind: "dense"; readonly tensor: StoredTensor } | StoredFourBit;
+
+export interface StoredLinear {
+  /** Module path: "model.layers.0.self_attn.q_proj". */
+  readonly path: string;
+  /** M, out-features; K, in-features. */
+  readonly rows: number;
+  readonly cols: number;
+  readonly weight: StoredWeight;
+  /** [M], or null. */
+  readonly bias: StoredTensor | null;
+}
+
+export interface StoredLayer {
+  readonly attentionNorm: StoredTensor;
+  readonly feedForwardNorm: StoredTensor;
+  readonly linears: Readonly<Record<LinearName, StoredLinear>>;
+}
+
+/** Every tensor of a base, found and of the right shape and dtype. */
+export interface BaseTensors {
+  readonly embedding: StoredTensor;
+  /** null when tied. */
+  readonly head: StoredTensor | null;
+  readonly finalNorm: StoredTensor;
+  readonly layers: readonly StoredLayer[];
+}
+
+/**
+ * Finds the base's tensors. All missing ones are reported together, as are all of a wrong shape.
+ * Throws TENSOR_MISSING, TENSOR_SHAPE, TENSOR_DTYPE, MODEL_CONFIG_INVALID (a bias that the config denies),
+ * QUANT_STATE_INVALID.
+ */
+export async function findBaseTensors(checkpoint: Checkpoint, config: ModelConfig): Promise<BaseTensors> {
+  const finder = new Finder(checkpoint);
+  const { vocabulary, hidden } = config;
+  const embedding = finder.dense("model.embed_tokens.weight", [vocabulary, hidden]);
+  const finalNorm = finder.dense("model.norm.weight", [hidden]);
+  const head = config.tiedEmbeddings ? null : finder.dense("lm_head.weight", [vocabulary, hidden]);
+  const layers: StoredLayer[] = [];
+  for (let i = 0; i < config.layers; i++) layers.push(await findLayer(finder, config, `model.layers.${i}`));
+  finder.throwIfProblems();
+  return { embedding, head, finalNorm, layers };
+}
+
+async function findLayer(finder: Finder, config: ModelConfig, path: string): Promise<StoredLayer> {
+  const shapes = linearShapes(config);
+  const linears: Partial<Record<LinearName, StoredLinear>> = {};
+  for (const name of LINEAR_NAMES) {
+    const module = `${path}.${modulePath(name)}`;
+    const { in: cols, out: rows } = shapes[name];
+    const hasBias = module.includes(".mlp.") ? config.mlpBias : config.attentionBias;
+    linears[name] = { path: module, rows, cols, ...(await finder.linear(module, rows, cols, hasBias)) };
+  }
+  return {
+    attentionNorm: finder.dense(`${path}.input_layernorm.weight`, [config.hidden]),
+    feedForwardNorm: finder.dense(`${path}.post_attention_layernorm.weight`, [config.hidden]),
+    linears: linears as Record<LinearName, StoredLinear>,
+  };
+}
+
+class Finder {
+  readonly #checkpoint: Checkpoint;
+  readonly #missing: string[] = [];
+  readonly #misshapen: string[] = [];
+  readonly #mistyped: string[] = [];
+
+  constructor(checkpoint: Checkpoint) {
+    this.#checkpoint = checkpoint;
+  }
+
+  /** A tensor of floats. A problem is noted, and what is returned then is never used: `throwIfProblems` throws. */
+  dense(name: string, shape: readonly number[]): StoredTensor {
+    if (this.#checkpoint.find(name) === null) {
+      this.#missing.push(name);
+      return ABSENT;
+    }
+    const tensor = this.#checkpoint.tensor(name);
+    if (tensor.shape.length !== shape.length || tensor.shape.some((size, i) => size !== shape[i]))
+      this.#misshapen.push(`${name} is [${tensor.shape.join(", ")}], expected [${shape.join(", ")}]`);
+    if (!isFloat(tensor.dtype)) this.#mistyped.push(`${name} is ${tensor.dtype}, expected F64, F32, F16 or BF16`);
+    return tensor;
+  }
+
+  async linear(
+    module: string,
+    rows: number,
+    cols: number,
+    hasBias: boolean,
+  ): Promise<{ weight: StoredWeight; bias: StoredTensor | null }> {
+    const state = findQuantState(this.#checkpoint, `${module}.weight`);
+    const weight: StoredWeight = state
+      ? await readStoredFourBit(this.#checkpoint, state, rows, cols)
+      : { kind: "dense", tensor: this.dense(`${module}.weight`, [rows, cols]) };
+    const bias = `${module}.bias`;
+    if (!hasBias && this.#checkpoint.find(bias) !== null)
+      throw new QdlError(
+        "MODEL_CONFIG_INVALID",
+        `${this.#checkpoint.name}: tensor ${bias} is stored, but config.json says that there is no such bias`,
+        { hint: "Set attention_bias or mlp_bias in config.json as the model has them.", details: { tensor: bias } },
+      );
+    return { weight, bias: hasBias ? this.dense(bias, [rows]) : null };
+  }
+
+  throwIfProblems(): void {
+    const { name } = this.#checkpoint;
+    if (this.#missing.length > 0)
+      throw new QdlError("TENSOR_MISSING", `${name}: ${listed(this.#missing)} not in the checkpoint`, {
+        hint: "The checkpoint is incomplete, or config.json describes another model.",
+        details: { path: name, tensors: this.#missing },
+      });
+    if (this.#misshapen.length > 0)
+      throw new QdlError("TENSOR_SHAPE", `${name}: ${listed(this.#misshapen)} because of the sizes in config.json`, {
+        hint: "config.json and weights are of different models.",
+        details: { path: name, tensors: this.#misshapen },
+      });
+    if (this.#mistyped.length > 0)
+      throw new QdlError("TENSOR_DTYPE", `${name}: ${listed(this.#mistyped)}`, {
+        hint: "Use the model in 16 or 32 bit, or in the 4-bit layout of bitsandbytes.",
+        details: { path: name, tensors: this.#mistyped },
+      });
+  }
+}
+
+const ABSENT: StoredTensor = {
+  name: "absent",
+  file: "absent",
+  dtype: "F32",
+  shape: [],
+  bytes: 0,
+  read: () => Promise.reject(new QdlError("TENSOR_MISSING", "an absent tensor was read")),
+};
+
+/** At most eight entries, then a count. */
+function listed(entries: readonly string[]): string {
+  const shown = entries.slice(0, 8).join("; ");
+  return entries.length > 8 ? `${shown}; and ${entries.length - 8} more` : shown;
+}

@@ -1,0 +1,30 @@
+// Device bytes of a frozen base, from its config alone.
+
+import type { ModelConfig } from "../model/config.ts";
+import type { BaseFormat } from "../ops/frozen-weight.ts";
+import { layOutBase } from "./base-layout.ts";
+
+export interface BaseEstimateOptions {
+  readonly config: ModelConfig;
+  readonly format: BaseFormat;
+  /** Default true; only 4-bit formats have scales to quantise. */
+  readonly doubleQuant?: boolean;
+  readonly computeDtype: "bf16" | "f32";
+}
+
+/** Bytes that `loadBase` will hold for this base: exactly `FrozenModel.bytes` (of a checkpoint that is not yet 4-bit). */
+export function estimateBaseBytes({ config, format, doubleQuant = true, computeDtype }: BaseEstimateOptions): number {
+  const double = doubleQuant && isFourBit(format);
+  return layOutBase({
+    config,
+    computeDtype,
+    embeddingDtype: embeddingDtypeOf(format),
+    maps: double ? 1 : 0,
+    storage: () => ({ format, map: double ? 0 : null }),
+  }).bytes;
+}
+
+export const isFourBit = (format: BaseFormat): format is "nf4" | "fp4" => format === "nf4" || format === "fp4";
+
+/** Embeddings and head stay in 16 bit, unless the whole base is f32. */
+export const embeddingDtypeOf = (format: BaseFormat): "bf16" | "f32" => (format === "f32" ? "f32" : "bf16");

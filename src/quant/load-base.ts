@@ -1,0 +1,333 @@
+// A checkpoint → the frozen base on a device, tensor by tensor. Dense weights are quantised on the device (or rounded, for
+// bf16 and f32 bases); weights that are 4-bit already are copied to the bit. Embedding and head stay in 16 bit; norms and
+// biases are held in the compute dtype; tied weights are held once. Everything lies in one buffer.
+
+import type { Backend } from "../backends/backend.ts";
+import { QdlError } from "../errors.ts";
+import type { Checkpoint } from "../formats/checkpoint.ts";
+import { bytesOf, type StoredTensor } from "../formats/safetensors.ts";
+import type { ModelConfig } from "../model/config.ts";
+import {
+  type BaseIdentity,
+  type FrozenLayer,
+  type FrozenLinear,
+  type FrozenModel,
+  LINEAR_NAMES,
+  type LinearName,
+} from "../model/frozen-model.ts";
+import { dynamicMap } from "../ops/code-books.ts";
+import { type BaseFormat, type FrozenWeight, QUANT_BLOCK } from "../ops/frozen-weight.ts";
+import { type DeviceBuffer, matrix } from "../tensor/tensor.ts";
+import {
+  type BaseLayout,
+  type LinearSlots,
+  layOutBase,
+  mapLinears,
+  type Slot,
+  tensorAt,
+  type WeightSlots,
+  type WeightStorage,
+} from "./base-layout.ts";
+import { type BaseTensors, findBaseTensors, type StoredLinear } from "./base-tensors.ts";
+import { embeddingDtypeOf, isFourBit } from "./estimate-base.ts";
+import { checkQuantizationConfig } from "./quantization-config.ts";
+import { type FourBitTarget, Quantizer, settle } from "./quantizer.ts";
+import { uploadBytes, uploadFloats } from "./upload.ts";
+
+export interface LoadProgress {
+  /** The tensor just done. */
+  readonly tensor: string;
+  readonly doneBytes: number;
+  /** Stored bytes of all tensors that are read. */
+  readonly totalBytes: number;
+}
+
+export interface LoadBaseOptions {
+  readonly checkpoint: Checkpoint;
+  readonly config: ModelConfig;
+  readonly backend: Backend;
+  /** Default: as stored if the checkpoint is 4-bit already, else nf4. */
+  readonly format?: BaseFormat | undefined;
+  /** Default true. A checkpoint that is 4-bit already keeps its own scales. */
+  readonly doubleQuant?: boolean | undefined;
+  /** Dtype of activations, norms and biases. Default: the backend's. */
+  readonly computeDtype?: "bf16" | "f32" | undefined;
+  /** What the loader cannot know: name, revision and hashes. */
+  readonly identity: Pick<BaseIdentity, "name" | "revision" | "sha256" | "templateSha256">;
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+}
+
+/**
+ * Loads the base. The caller owns the result and disposes it; the checkpoint stays open and is the caller's.
+ * Throws TENSOR_MISSING, TENSOR_SHAPE, TENSOR_DTYPE, TENSOR_NONFINITE, QUANT_STATE_INVALID, MODEL_UNSUPPORTED (another
+ * quantisation), CONFIG_INVALID (`format` against a checkpoint that is 4-bit already), MEMORY_EXCEEDED, SAFETENSORS_INVALID.
+ */
+export async function loadBase(options: LoadBaseOptions): Promise<FrozenModel> {
+  const { checkpoint, config, backend, identity } = options;
+  checkQuantizationConfig(checkpoint);
+  const tensors = await findBaseTensors(checkpoint, config);
+  const format = chooseFormat(checkpoint, tensors, options.format);
+  const computeDtype = options.computeDtype ?? backend.computeDtype;
+  const plan = planBase(tensors, options, format, computeDtype);
+  const buffer = backend.alloc(plan.layout.bytes, `frozen base (${format})`);
+  try {
+    const offsets = await new Loader(backend, buffer, plan, options.onProgress).load(tensors);
+    return {
+      config,
+      identity: { ...identity, format, blockSize: QUANT_BLOCK, doubleQuant: plan.maps.length > 0 },
+      computeDtype,
+      ...assemble(buffer, plan.layout, offsets),
+      bytes: buffer.bytes,
+      dispose: () => buffer.dispose(),
+    };
+  } catch (error) {
+    buffer.dispose();
+    throw error;
+  }
+}
+
+interface Plan {
+  readonly layout: BaseLayout;
+  readonly maps: readonly Float32Array[];
+}
+
+/** Storage of every linear: its own if it is 4-bit already, else the format asked for. */
+function planBase(
+  tensors: BaseTensors,
+  { config, doubleQuant = true }: LoadBaseOptions,
+  format: BaseFormat,
+  computeDtype: "bf16" | "f32",
+): Plan {
+  const maps: Float32Array[] = [];
+  const mapIndex = (map: Float32Array): number => {
+    const known = maps.findIndex((other) => other.every((value, i) => value === map[i]));
+    return known >= 0 ? known : maps.push(map) - 1;
+  };
+  const alreadyFourBit = linearsOf(tensors).some(({ linear }) => linear.weight.kind === "4bit");
+  const storageOf = ({ weight }: StoredLinear): WeightStorage => {
+    if (weight.kind === "4bit")
+      return { format: weight.format, map: weight.scales.kind === "double" ? mapIndex(weight.scales.map) : null };
+    // A dense weight beside 4-bit ones was left so on purpose.
+    if (alreadyFourBit) return { format: "bf16", map: null };
+    return { format, map: isFourBit(format) && doubleQuant ? mapIndex(dynamicMap()) : null };
+  };
+  const storage = tensors.layers.map((layer) => mapLinears((name) => storageOf(layer.linears[name])));
+  const layout = layOutBase({
+    config,
+    computeDtype,
+    embeddingDtype: embeddingDtypeOf(format),
+    maps: maps.length,
+    storage: (layer, name) => storage[layer]![name],
+  });
+  return { layout, maps };
+}
+
+/** Throws CONFIG_INVALID if the checkpoint is 4-bit already and another format is asked for. */
+function chooseFormat(checkpoint: Checkpoint, tensors: BaseTensors, asked: BaseFormat | undefined): BaseFormat {
+  const stored = new Set<BaseFormat>();
+  for (const { linear } of linearsOf(tensors)) if (linear.weight.kind === "4bit") stored.add(linear.weight.format);
+  const [format, other] = [...stored];
+  if (format === undefined) return asked ?? "nf4";
+  if (other !== undefined)
+    throw new QdlError(
+      "MODEL_UNSUPPORTED",
+      `${checkpoint.name}: weights are ${format} and ${other}, expected one format`,
+    );
+  if (asked !== undefined && asked !== format)
+    throw new QdlError(
+      "CONFIG_INVALID",
+      `${checkpoint.name}: base format is ${asked}, expected ${format} because the checkpoint is already quantised`,
+      { hint: `Leave the format away, or start from the 16-bit model.`, details: { asked, stored: format } },
+    );
+  return format;
+}
+
+interface LinearAt {
+  readonly layer: number;
+  readonly name: LinearName;
+  readonly linear: StoredLinear;
+}
+
+function linearsOf(tensors: BaseTensors): LinearAt[] {
+  return tensors.layers.flatMap((stored, layer) =>
+    LINEAR_NAMES.map((name) => ({ layer, name, linear: stored.linears[name] })),
+  );
+}
+
+/** Offsets of double quantisation by layer and linear; absent for other weights. */
+type Offsets = readonly ReadonlyMap<LinearName, number>[];
+
+class Loader {
+  readonly #backend: Backend;
+  readonly #buffer: DeviceBuffer;
+  readonly #plan: Plan;
+  readonly #onProgress: ((progress: LoadProgress) => void) | undefined;
+  readonly #quantizer: Quantizer;
+  /** f32 per linear, 64 bytes apart: offsets of double quantisation, read back in one go. */
+  readonly #offsets: DeviceBuffer;
+  #doneBytes = 0;
+  #totalBytes = 0;
+
+  constructor(backend: Backend, buffer: DeviceBuffer, plan: Plan, onProgress?: (progress: LoadProgress) => void) {
+    this.#backend = backend;
+    this.#buffer = buffer;
+    this.#plan = plan;
+    this.#onProgress = onProgress;
+    this.#quantizer = new Quantizer(backend);
+    this.#offsets = backend.alloc(plan.layout.layers.length * LINEAR_NAMES.length * OFFSET_STEP, "scale offsets");
+  }
+
+  /** Fills the buffer; returns the offsets of double quantisation. */
+  async load(tensors: BaseTensors): Promise<Offsets> {
+    const { layout, maps } = this.#plan;
+    this.#totalBytes = totalBytes(tensors);
+    try {
+      for (const [i, map] of maps.entries()) this.#backend.write(this.#buffer, layout.maps[i]!.offset, bytesOf(map));
+      await this.#floats(tensors.embedding, layout.embedding);
+      if (tensors.head) await this.#floats(tensors.head, layout.head);
+      await this.#floats(tensors.finalNorm, layout.finalNorm);
+      for (const [i, layer] of tensors.layers.entries()) {
+        const slots = layout.layers[i]!;
+        await this.#floats(layer.attentionNorm, slots.attentionNorm);
+        await this.#floats(layer.feedForwardNorm, slots.feedForwardNorm);
+        for (const [j, name] of LINEAR_NAMES.entries())
+          await this.#linear(layer.linears[name], slots.linears[name], i * LINEAR_NAMES.length + j);
+      }
+      await settle(this.#backend, this.#buffer);
+      return await this.#readOffsets(tensors);
+    } finally {
+      this.#quantizer.dispose();
+      this.#offsets.dispose();
+    }
+  }
+
+  async #floats(tensor: StoredTensor, slot: Slot): Promise<void> {
+    await uploadFloats(this.#backend, tensor, this.#at(slot), slot.dtype as "bf16" | "f32");
+    this.#report(tensor.name, tensor.bytes);
+  }
+
+  async #linear(stored: StoredLinear, slots: LinearSlots, index: number): Promise<void> {
+    if (stored.bias && slots.bias) await this.#floats(stored.bias, slots.bias);
+    const { weight } = stored;
+    if (weight.kind === "dense" && "values" in slots.weight) return this.#floats(weight.tensor, slots.weight.values);
+    if (weight.kind === "dense") {
+      await this.#quantizer.quantize(stored, this.#target(slots.weight, index));
+      this.#report(weight.tensor.name, weight.tensor.bytes);
+      return;
+    }
+    await this.#copyFourBit(stored, slots.weight);
+  }
+
+  async #copyFourBit({ weight }: StoredLinear, slots: WeightSlots): Promise<void> {
+    if (weight.kind !== "4bit" || "values" in slots) throw new TypeError("the layout does not fit the stored weight");
+    const { scales } = weight;
+    const pairs: [StoredTensor, Slot][] = [[weight.codes, slots.codes]];
+    if (scales.kind === "plain" && slots.scales.kind === "plain") pairs.push([scales.absmax, slots.scales.absmax]);
+    if (scales.kind === "double" && slots.scales.kind === "double")
+      pairs.push([scales.codes, slots.scales.codes], [scales.absmax2, slots.scales.absmax2]);
+    for (const [tensor, slot] of pairs) {
+      await uploadBytes(this.#backend, tensor, this.#at(slot));
+      this.#report(tensor.name, tensor.bytes);
+    }
+  }
+
+  #target(slots: WeightSlots, index: number): FourBitTarget {
+    if ("values" in slots) throw new TypeError("the weight is not to be quantised");
+    const at = (slot: Slot) => tensorAt(this.#buffer, slot);
+    const { format, scales } = slots;
+    if (scales.kind === "plain")
+      return { format, codes: at(slots.codes), scales: { kind: "plain", absmax: at(scales.absmax) } };
+    const offset = matrix(this.#offsets, "f32", 1, 1, index * OFFSET_STEP);
+    const { codes, absmax2, map } = scales;
+    return {
+      format,
+      codes: at(slots.codes),
+      scales: { kind: "double", codes: at(codes), absmax2: at(absmax2), map: at(map), offset },
+    };
+  }
+
+  async #readOffsets(tensors: BaseTensors): Promise<Offsets> {
+    const bytes = await this.#backend.read(this.#offsets, 0, this.#offsets.bytes);
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    return tensors.layers.map((layer, i) => {
+      const entries = LINEAR_NAMES.map((name, j): [LinearName, number] => {
+        const { weight } = layer.linears[name];
+        if (weight.kind === "4bit") return [name, weight.scales.kind === "double" ? weight.scales.offset : 0];
+        return [name, view.getFloat32((i * LINEAR_NAMES.length + j) * OFFSET_STEP, true)];
+      });
+      return new Map(entries);
+    });
+  }
+
+  #at(slot: Slot) {
+    return { buffer: this.#buffer, offset: slot.offset };
+  }
+
+  #report(tensor: string, bytes: number): void {
+    this.#doneBytes += bytes;
+    this.#onProgress?.({ tensor, doneBytes: this.#doneBytes, totalBytes: this.#totalBytes });
+  }
+}
+
+const OFFSET_STEP = 64;
+
+function totalBytes(tensors: BaseTensors): number {
+  const { embedding, head, finalNorm, layers } = tensors;
+  let bytes = embedding.bytes + (head?.bytes ?? 0) + finalNorm.bytes;
+  for (const layer of layers) bytes += layer.attentionNorm.bytes + layer.feedForwardNorm.bytes;
+  for (const { linear } of linearsOf(tensors)) bytes += (linear.bias?.bytes ?? 0) + weightBytes(linear);
+  return bytes;
+}
+
+function weightBytes({ weight }: StoredLinear): number {
+  if (weight.kind === "dense") return weight.tensor.bytes;
+  const { codes, scales } = weight;
+  return codes.bytes + (scales.kind === "plain" ? scales.absmax.bytes : scales.codes.bytes + scales.absmax2.bytes);
+}
+
+/** Views of the filled buffer. */
+function assemble(
+  buffer: DeviceBuffer,
+  layout: BaseLayout,
+  offsets: Offsets,
+): Pick<FrozenModel, "embedding" | "head" | "finalNorm" | "layers"> {
+  const at = (slot: Slot) => tensorAt(buffer, slot);
+  const embedding = at(layout.embedding);
+  const layers = layout.layers.map((slots, i): FrozenLayer => {
+    const linear = (name: LinearName): FrozenLinear => {
+      const { weight, bias, rows, cols } = slots.linears[name];
+      const offset = offsets[i]!.get(name)!;
+      return { weight: assembleWeight(buffer, rows, cols, weight, offset), bias: bias && at(bias) };
+    };
+    return {
+      attentionNorm: at(slots.attentionNorm),
+      feedForwardNorm: at(slots.feedForwardNorm),
+      linears: mapLinears(linear),
+    };
+  });
+  const head = layout.head === layout.embedding ? embedding : at(layout.head);
+  return { embedding, head, finalNorm: at(layout.finalNorm), layers };
+}
+
+function assembleWeight(
+  buffer: DeviceBuffer,
+  rows: number,
+  cols: number,
+  slots: WeightSlots,
+  offset: number,
+): FrozenWeight {
+  const at = (slot: Slot) => tensorAt(buffer, slot);
+  if ("values" in slots) return { format: slots.format, rows, cols, values: at(slots.values) };
+  const { format, scales } = slots;
+  const codes = at(slots.codes);
+  if (scales.kind === "plain")
+    return { format, rows, cols, codes, scales: { kind: "plain", absmax: at(scales.absmax) } };
+  const { absmax2, map } = scales;
+  return {
+    format,
+    rows,
+    cols,
+    codes,
+    scales: { kind: "double", codes: at(scales.codes), absmax2: at(absmax2), map: at(map), offset },
+  };
+}
