@@ -1,0 +1,242 @@
+import { describe, expect, test } from "vitest";
+import type { AdapterConfig } from "../../src/adapter/config.ts";
+import { drawRank, rowWindow } from "../../src/adapter/rank-draw.ts";
+import { openBackend } from "../../src/backends/open.ts";
+import type { Batch } from "../../src/data/batch.ts";
+import { LossProgram } from "../../src/model/loss-program.ts";
+import { planTraining } from "../../src/model/memory-plan.ts";
+import { checkpointName, listCheckpoints } from "../../src/train/checkpoint.ts";
+import type { TrainConfig } from "../../src/train/config.ts";
+import type { TrainEvent } from "../../src/train/events.ts";
+import { fingerprintOf } from "../../src/train/fingerprint.ts";
+import { EVENT_LOG, type TrainingRun, trainAdapter } from "../../src/train/train.ts";
+import { adapterConfig, randomAdapter, randomBatch, tinyModel } from "../model/tiny-model.ts";
+import { MemoryFolder } from "./memory-folder.ts";
+
+const STEPS = 6;
+
+function trainConfig(adapter: Partial<AdapterConfig> = {}, overrides: Partial<TrainConfig> = {}): TrainConfig {
+  return {
+    adapter: adapterConfig({ rankMax: 4, ...adapter }),
+    optimizer: {
+      learningRate: 1e-2,
+      beta1: 0.9,
+      beta2: 0.999,
+      epsilon: 1e-8,
+      weightDecay: 0.01,
+      maxGradNorm: 0.3,
+      dense: false,
+      loraPlusRatio: 1,
+    },
+    schedule: { kind: "linear", warmupSteps: 2, steps: STEPS },
+    batch: { seq: 16, microBatch: 2, accumulation: 2, packing: false },
+    seed: 17,
+    evalEvery: 0,
+    checkpointEvery: 2,
+    keepCheckpoints: 2,
+    memoryBytes: null,
+    ...overrides,
+  };
+}
+
+const batchesOf = (step: number): Batch[] => [randomBatch([5, 9], 100 + step), randomBatch([11], 200 + step)];
+
+interface Options {
+  readonly folder: MemoryFolder;
+  readonly config: TrainConfig;
+  readonly resume?: boolean;
+  readonly allowChanged?: boolean;
+  readonly dataSha256?: string;
+  readonly step?: (index: number) => Batch[];
+  readonly onEvent?: (event: TrainEvent, stop: AbortController) => void;
+}
+
+/** Trains a tiny model on the reference; returns the final weights, row by row comparable. */
+async function train({
+  folder,
+  config,
+  resume = false,
+  allowChanged = false,
+  dataSha256 = "d",
+  step = batchesOf,
+  onEvent,
+}: Options) {
+  await using backend = await openBackend("reference", {});
+  const model = tinyModel(backend, "f32");
+  const adapter = randomAdapter(backend, model, config.adapter);
+  const before = await adapter.weights();
+  const shape = { N: 16, S: 2, Q: 0 };
+  const { list, arena } = planTraining(backend, model, adapter, shape, null);
+  const learner = new LossProgram(backend, model, list, arena, shape, "training arena");
+  const scorer = LossProgram.scorer(backend, model, adapter, shape);
+  const events: TrainEvent[] = [];
+  const stop = new AbortController();
+  const { instructionSet } = backend;
+  const run: TrainingRun = {
+    backend,
+    adapter,
+    config,
+    learner,
+    scorer,
+    step,
+    heldOut: [randomBatch([7, 8], 1)],
+    folder,
+    fingerprint: fingerprintOf({ config, base: model.identity, dataSha256, instructionSet, computeDtype: "f32" }),
+    resume,
+    allowChanged,
+    signal: stop.signal,
+    onEvent: (event) => {
+      events.push(event);
+      onEvent?.(event, stop);
+    },
+  };
+  try {
+    const result = await trainAdapter(run);
+    return { result, before, after: await adapter.weights(), events };
+  } finally {
+    learner[Symbol.dispose]();
+    scorer[Symbol.dispose]();
+    adapter[Symbol.dispose]();
+    model.dispose();
+  }
+}
+
+const stepsIn = (folder: MemoryFolder): number[] =>
+  folder
+    .text(EVENT_LOG)
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as TrainEvent)
+    .filter((e) => e.type === "step")
+    .map((e) => e.step);
+
+const ofType = <T extends TrainEvent["type"]>(events: readonly TrainEvent[], type: T) =>
+  events.filter((event): event is Extract<TrainEvent, { type: T }> => event.type === type);
+
+describe("trainAdapter", () => {
+  test("the same run twice gives the same bits; the loss of a repeated batch falls", async () => {
+    const step = () => batchesOf(0);
+    const config = trainConfig({}, { schedule: { kind: "constant", warmupSteps: 0, steps: 20 } });
+    const [one, two] = [
+      await train({ folder: new MemoryFolder(), config, step }),
+      await train({ folder: new MemoryFolder(), config, step }),
+    ];
+    expect(one.after).toEqual(two.after);
+    const losses = ofType(one.events, "step").map(({ loss }) => loss);
+    expect(losses.at(-1)!).toBeLessThan(losses[0]! - 0.3);
+    expect(one.result.evaluations.map(({ rank }) => rank)).toEqual([0, 1, 2, 4]);
+  });
+
+  test.each(["dylora", "frozen", "fixed"] as const)(
+    "%s: a step changes the rows of its window and no other bit",
+    async (mode) => {
+      for (const seed of [1, 2, 3, 4, 5]) {
+        const config = trainConfig({ mode }, { seed, schedule: { kind: "constant", warmupSteps: 0, steps: 1 } });
+        const { before, after, events } = await train({ folder: new MemoryFolder(), config });
+        const rank = mode === "fixed" ? 4 : drawRank(config.adapter, seed, 0);
+        expect(ofType(events, "step")[0]!.rank).toBe(rank);
+        const { from, to } = rowWindow(config.adapter, rank);
+        for (const [name, values] of after) {
+          const cols = values.length / 4;
+          for (let row = 0; row < 4; row++) {
+            const same = values
+              .slice(row * cols, (row + 1) * cols)
+              .every((v, i) => v === before.get(name)![row * cols + i]);
+            expect(same, `${name} row ${row} at rank ${rank}`).toBe(row < from || row >= to);
+          }
+        }
+      }
+    },
+  );
+
+  test.each([1, 2, 3, 5])(
+    "stopped after step %i and resumed, it ends with the same bits and each step once in the log",
+    async (stopAfter) => {
+      const whole = new MemoryFolder();
+      const expected = await train({ folder: whole, config: trainConfig() });
+      const folder = new MemoryFolder();
+      const first = await train({
+        folder,
+        config: trainConfig(),
+        onEvent: (event, stop) => {
+          if (event.type === "step" && event.step + 1 === stopAfter) stop.abort();
+        },
+      });
+      expect(first.result).toMatchObject({ interrupted: true, step: stopAfter });
+      const resumed = await train({ folder, config: trainConfig(), resume: true });
+      expect(resumed.after).toEqual(expected.after);
+      expect(stepsIn(folder)).toEqual([0, 1, 2, 3, 4, 5]);
+      const name = checkpointName(STEPS);
+      const strip = (bytes: Uint8Array) => new TextDecoder("latin1").decode(bytes).replace(/logBytes\\":\d+/, "");
+      expect(strip(folder.files.get(name)!).slice(-20000)).toBe(strip(whole.files.get(name)!).slice(-20000));
+    },
+  );
+
+  test("a crash loses the steps since the last checkpoint, and a resume runs them again", async () => {
+    const expected = await train({ folder: new MemoryFolder(), config: trainConfig() });
+    const folder = new MemoryFolder();
+    const crash = train({
+      folder,
+      config: trainConfig(),
+      onEvent: (event) => {
+        if (event.type === "step" && event.step === 4) throw new Error("killed");
+      },
+    });
+    await expect(crash).rejects.toThrow("killed");
+    expect(stepsIn(folder)).toEqual([0, 1, 2, 3, 4]);
+    const resumed = await train({ folder, config: trainConfig(), resume: true });
+    expect(resumed.events[0]).toMatchObject({ type: "start", step: 4, resumed: true });
+    expect(stepsIn(folder)).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(resumed.after).toEqual(expected.after);
+  });
+
+  test("keeps only the newest checkpoints", async () => {
+    const folder = new MemoryFolder();
+    await train({ folder, config: trainConfig() });
+    expect(await listCheckpoints(folder)).toEqual([checkpointName(4), checkpointName(6)]);
+  });
+
+  test("resuming with other settings or data is refused with the differing keys, unless allowed", async () => {
+    const folder = new MemoryFolder();
+    await train({ folder, config: trainConfig() });
+    const other = trainConfig({ alpha: 9 }, { evalEvery: 3 });
+    const attempt = { folder, config: other, resume: true, dataSha256: "other" };
+    await expect(train(attempt)).rejects.toMatchObject({
+      code: "RESUME_MISMATCH",
+      details: { keys: ["config.adapter.alpha", "dataSha256"] },
+    });
+    await expect(train({ ...attempt, allowChanged: true })).resolves.toMatchObject({ result: { step: STEPS } });
+  });
+
+  test("a step without supervised tokens changes nothing and is reported", async () => {
+    const silent = { ...randomBatch([5, 9], 3), supervised: 0 };
+    silent.targets.fill(-1);
+    const config = trainConfig({}, { schedule: { kind: "constant", warmupSteps: 0, steps: 1 } });
+    const { before, after, events } = await train({ folder: new MemoryFolder(), config, step: () => [silent] });
+    expect(after).toEqual(before);
+    expect(ofType(events, "skipped")).toMatchObject([{ reason: "unsupervised" }]);
+  });
+
+  test("steps that are not finite are not applied; after three in a row the run stops and the checkpoint is intact", async () => {
+    const folder = new MemoryFolder();
+    const config = trainConfig({}, { optimizer: { ...trainConfig().optimizer, learningRate: 1e30, maxGradNorm: 0 } });
+    await expect(train({ folder, config })).rejects.toMatchObject({ code: "LOSS_NONFINITE" });
+    const kinds = folder
+      .text(EVENT_LOG)
+      .trim()
+      .split("\n")
+      .map((line) => (JSON.parse(line) as TrainEvent).type);
+    expect(kinds.filter((kind) => kind === "skipped").length).toBe(3);
+    expect((await listCheckpoints(folder)).length).toBeGreaterThan(0);
+  });
+
+  test("a full disk stops the run with the earlier checkpoint intact", async () => {
+    const folder = new MemoryFolder();
+    folder.writesLeft = 1;
+    await expect(train({ folder, config: trainConfig() })).rejects.toMatchObject({ code: "WRITE_FAILED" });
+    expect(await listCheckpoints(folder)).toEqual([checkpointName(2)]);
+    folder.writesLeft = Number.POSITIVE_INFINITY;
+    const resumed = await train({ folder, config: trainConfig(), resume: true });
+    expect(resumed.events[0]).toMatchObject({ type: "start", step: 2 });
+  });
+});
