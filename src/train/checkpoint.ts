@@ -56,9 +56,14 @@ export async function writeCheckpoint(
     }
   };
   await folder.write(file, counted());
+  await pruneCheckpoints(folder, keep);
+  return { file, bytes };
+}
+
+/** Removes all but the newest `keep` checkpoints (at least one stays). */
+export async function pruneCheckpoints(folder: Folder, keep: number): Promise<void> {
   const all = await listCheckpoints(folder);
   for (const old of all.slice(0, Math.max(0, all.length - Math.max(1, keep)))) await folder.remove(old);
-  return { file, bytes };
 }
 
 /**

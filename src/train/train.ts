@@ -10,7 +10,7 @@ import { QdlError } from "../errors.ts";
 import { breathe, evaluateRanks, type RankEvaluation } from "../eval/rank-sweep.ts";
 import type { Folder } from "../formats/folder.ts";
 import { type LossProgram, uniformRange } from "../model/loss-program.ts";
-import { type CheckpointState, restoreCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import { type CheckpointState, pruneCheckpoints, restoreCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import type { TrainConfig } from "./config.ts";
 import type { TrainEvent } from "./events.ts";
 import type { Fingerprint } from "./fingerprint.ts";
@@ -65,6 +65,8 @@ export async function trainAdapter(run: TrainingRun): Promise<TrainingResult> {
     ? await restoreCheckpoint(run.folder, run.adapter, optimizer, run.fingerprint, run.allowChanged)
     : null;
   await log.open(restored);
+  // A run killed between writing a checkpoint and removing an old one left one too many.
+  if (run.resume) await pruneCheckpoints(run.folder, config.keepCheckpoints);
   const { steps } = config.schedule;
   const start = restored?.step ?? 0;
   let nonFinite = restored?.nonFinite ?? 0;

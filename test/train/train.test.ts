@@ -1,105 +1,11 @@
 import { describe, expect, test } from "vitest";
-import type { AdapterConfig } from "../../src/adapter/config.ts";
 import { drawRank, rowWindow } from "../../src/adapter/rank-draw.ts";
-import { openBackend } from "../../src/backends/open.ts";
-import type { Batch } from "../../src/data/batch.ts";
-import { LossProgram } from "../../src/model/loss-program.ts";
-import { planTraining } from "../../src/model/memory-plan.ts";
 import { checkpointName, listCheckpoints } from "../../src/train/checkpoint.ts";
-import type { TrainConfig } from "../../src/train/config.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
-import { fingerprintOf } from "../../src/train/fingerprint.ts";
-import { EVENT_LOG, type TrainingRun, trainAdapter } from "../../src/train/train.ts";
-import { adapterConfig, randomAdapter, randomBatch, tinyModel } from "../model/tiny-model.ts";
+import { EVENT_LOG } from "../../src/train/train.ts";
+import { randomBatch } from "../model/tiny-model.ts";
 import { MemoryFolder } from "./memory-folder.ts";
-
-const STEPS = 6;
-
-function trainConfig(adapter: Partial<AdapterConfig> = {}, overrides: Partial<TrainConfig> = {}): TrainConfig {
-  return {
-    adapter: adapterConfig({ rankMax: 4, ...adapter }),
-    optimizer: {
-      learningRate: 1e-2,
-      beta1: 0.9,
-      beta2: 0.999,
-      epsilon: 1e-8,
-      weightDecay: 0.01,
-      maxGradNorm: 0.3,
-      dense: false,
-      loraPlusRatio: 1,
-    },
-    schedule: { kind: "linear", warmupSteps: 2, steps: STEPS },
-    batch: { seq: 16, microBatch: 2, accumulation: 2, packing: false },
-    seed: 17,
-    evalEvery: 0,
-    checkpointEvery: 2,
-    keepCheckpoints: 2,
-    memoryBytes: null,
-    ...overrides,
-  };
-}
-
-const batchesOf = (step: number): Batch[] => [randomBatch([5, 9], 100 + step), randomBatch([11], 200 + step)];
-
-interface Options {
-  readonly folder: MemoryFolder;
-  readonly config: TrainConfig;
-  readonly resume?: boolean;
-  readonly allowChanged?: boolean;
-  readonly dataSha256?: string;
-  readonly step?: (index: number) => Batch[];
-  readonly onEvent?: (event: TrainEvent, stop: AbortController) => void;
-}
-
-/** Trains a tiny model on the reference; returns the final weights, row by row comparable. */
-async function train({
-  folder,
-  config,
-  resume = false,
-  allowChanged = false,
-  dataSha256 = "d",
-  step = batchesOf,
-  onEvent,
-}: Options) {
-  await using backend = await openBackend("reference", {});
-  const model = tinyModel(backend, "f32");
-  const adapter = randomAdapter(backend, model, config.adapter);
-  const before = await adapter.weights();
-  const shape = { N: 16, S: 2, Q: 0 };
-  const { list, arena } = planTraining(backend, model, adapter, shape, null);
-  const learner = new LossProgram(backend, model, list, arena, shape, "training arena");
-  const scorer = LossProgram.scorer(backend, model, adapter, shape);
-  const events: TrainEvent[] = [];
-  const stop = new AbortController();
-  const { instructionSet } = backend;
-  const run: TrainingRun = {
-    backend,
-    adapter,
-    config,
-    learner,
-    scorer,
-    step,
-    heldOut: [randomBatch([7, 8], 1)],
-    folder,
-    fingerprint: fingerprintOf({ config, base: model.identity, dataSha256, instructionSet, computeDtype: "f32" }),
-    resume,
-    allowChanged,
-    signal: stop.signal,
-    onEvent: (event) => {
-      events.push(event);
-      onEvent?.(event, stop);
-    },
-  };
-  try {
-    const result = await trainAdapter(run);
-    return { result, before, after: await adapter.weights(), events };
-  } finally {
-    learner[Symbol.dispose]();
-    scorer[Symbol.dispose]();
-    adapter[Symbol.dispose]();
-    model.dispose();
-  }
-}
+import { batchesOf, STEPS, trainConfig, trainTiny } from "./tiny-run.ts";
 
 const stepsIn = (folder: MemoryFolder): number[] =>
   folder
@@ -118,8 +24,8 @@ describe("trainAdapter", () => {
     const step = () => batchesOf(0);
     const config = trainConfig({}, { schedule: { kind: "constant", warmupSteps: 0, steps: 20 } });
     const [one, two] = [
-      await train({ folder: new MemoryFolder(), config, step }),
-      await train({ folder: new MemoryFolder(), config, step }),
+      await trainTiny({ folder: new MemoryFolder(), config, step }),
+      await trainTiny({ folder: new MemoryFolder(), config, step }),
     ];
     expect(one.after).toEqual(two.after);
     const losses = ofType(one.events, "step").map(({ loss }) => loss);
@@ -132,7 +38,7 @@ describe("trainAdapter", () => {
     async (mode) => {
       for (const seed of [1, 2, 3, 4, 5]) {
         const config = trainConfig({ mode }, { seed, schedule: { kind: "constant", warmupSteps: 0, steps: 1 } });
-        const { before, after, events } = await train({ folder: new MemoryFolder(), config });
+        const { before, after, events } = await trainTiny({ folder: new MemoryFolder(), config });
         const rank = mode === "fixed" ? 4 : drawRank(config.adapter, seed, 0);
         expect(ofType(events, "step")[0]!.rank).toBe(rank);
         const { from, to } = rowWindow(config.adapter, rank);
@@ -153,9 +59,9 @@ describe("trainAdapter", () => {
     "stopped after step %i and resumed, it ends with the same bits and each step once in the log",
     async (stopAfter) => {
       const whole = new MemoryFolder();
-      const expected = await train({ folder: whole, config: trainConfig() });
+      const expected = await trainTiny({ folder: whole, config: trainConfig() });
       const folder = new MemoryFolder();
-      const first = await train({
+      const first = await trainTiny({
         folder,
         config: trainConfig(),
         onEvent: (event, stop) => {
@@ -163,7 +69,7 @@ describe("trainAdapter", () => {
         },
       });
       expect(first.result).toMatchObject({ interrupted: true, step: stopAfter });
-      const resumed = await train({ folder, config: trainConfig(), resume: true });
+      const resumed = await trainTiny({ folder, config: trainConfig(), resume: true });
       expect(resumed.after).toEqual(expected.after);
       expect(stepsIn(folder)).toEqual([0, 1, 2, 3, 4, 5]);
       const name = checkpointName(STEPS);
@@ -173,9 +79,9 @@ describe("trainAdapter", () => {
   );
 
   test("a crash loses the steps since the last checkpoint, and a resume runs them again", async () => {
-    const expected = await train({ folder: new MemoryFolder(), config: trainConfig() });
+    const expected = await trainTiny({ folder: new MemoryFolder(), config: trainConfig() });
     const folder = new MemoryFolder();
-    const crash = train({
+    const crash = trainTiny({
       folder,
       config: trainConfig(),
       onEvent: (event) => {
@@ -184,7 +90,7 @@ describe("trainAdapter", () => {
     });
     await expect(crash).rejects.toThrow("killed");
     expect(stepsIn(folder)).toEqual([0, 1, 2, 3, 4]);
-    const resumed = await train({ folder, config: trainConfig(), resume: true });
+    const resumed = await trainTiny({ folder, config: trainConfig(), resume: true });
     expect(resumed.events[0]).toMatchObject({ type: "start", step: 4, resumed: true });
     expect(stepsIn(folder)).toEqual([0, 1, 2, 3, 4, 5]);
     expect(resumed.after).toEqual(expected.after);
@@ -192,27 +98,27 @@ describe("trainAdapter", () => {
 
   test("keeps only the newest checkpoints", async () => {
     const folder = new MemoryFolder();
-    await train({ folder, config: trainConfig() });
+    await trainTiny({ folder, config: trainConfig() });
     expect(await listCheckpoints(folder)).toEqual([checkpointName(4), checkpointName(6)]);
   });
 
   test("resuming with other settings or data is refused with the differing keys, unless allowed", async () => {
     const folder = new MemoryFolder();
-    await train({ folder, config: trainConfig() });
+    await trainTiny({ folder, config: trainConfig() });
     const other = trainConfig({ alpha: 9 }, { evalEvery: 3 });
     const attempt = { folder, config: other, resume: true, dataSha256: "other" };
-    await expect(train(attempt)).rejects.toMatchObject({
+    await expect(trainTiny(attempt)).rejects.toMatchObject({
       code: "RESUME_MISMATCH",
       details: { keys: ["config.adapter.alpha", "dataSha256"] },
     });
-    await expect(train({ ...attempt, allowChanged: true })).resolves.toMatchObject({ result: { step: STEPS } });
+    await expect(trainTiny({ ...attempt, allowChanged: true })).resolves.toMatchObject({ result: { step: STEPS } });
   });
 
   test("a step without supervised tokens changes nothing and is reported", async () => {
     const silent = { ...randomBatch([5, 9], 3), supervised: 0 };
     silent.targets.fill(-1);
     const config = trainConfig({}, { schedule: { kind: "constant", warmupSteps: 0, steps: 1 } });
-    const { before, after, events } = await train({ folder: new MemoryFolder(), config, step: () => [silent] });
+    const { before, after, events } = await trainTiny({ folder: new MemoryFolder(), config, step: () => [silent] });
     expect(after).toEqual(before);
     expect(ofType(events, "skipped")).toMatchObject([{ reason: "unsupervised" }]);
   });
@@ -220,7 +126,7 @@ describe("trainAdapter", () => {
   test("steps that are not finite are not applied; after three in a row the run stops and the checkpoint is intact", async () => {
     const folder = new MemoryFolder();
     const config = trainConfig({}, { optimizer: { ...trainConfig().optimizer, learningRate: 1e30, maxGradNorm: 0 } });
-    await expect(train({ folder, config })).rejects.toMatchObject({ code: "LOSS_NONFINITE" });
+    await expect(trainTiny({ folder, config })).rejects.toMatchObject({ code: "LOSS_NONFINITE" });
     const kinds = folder
       .text(EVENT_LOG)
       .trim()
@@ -233,10 +139,10 @@ describe("trainAdapter", () => {
   test("a full disk stops the run with the earlier checkpoint intact", async () => {
     const folder = new MemoryFolder();
     folder.writesLeft = 1;
-    await expect(train({ folder, config: trainConfig() })).rejects.toMatchObject({ code: "WRITE_FAILED" });
+    await expect(trainTiny({ folder, config: trainConfig() })).rejects.toMatchObject({ code: "WRITE_FAILED" });
     expect(await listCheckpoints(folder)).toEqual([checkpointName(2)]);
     folder.writesLeft = Number.POSITIVE_INFINITY;
-    const resumed = await train({ folder, config: trainConfig(), resume: true });
+    const resumed = await trainTiny({ folder, config: trainConfig(), resume: true });
     expect(resumed.events[0]).toMatchObject({ type: "start", step: 2 });
   });
 });

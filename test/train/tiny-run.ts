@@ -1,0 +1,101 @@
+// A whole training run of the tiny model on the reference backend, over any folder.
+
+import type { AdapterConfig } from "../../src/adapter/config.ts";
+import { openBackend } from "../../src/backends/open.ts";
+import type { Batch } from "../../src/data/batch.ts";
+import type { Folder } from "../../src/formats/folder.ts";
+import { LossProgram } from "../../src/model/loss-program.ts";
+import { planTraining } from "../../src/model/memory-plan.ts";
+import type { TrainConfig } from "../../src/train/config.ts";
+import type { TrainEvent } from "../../src/train/events.ts";
+import { fingerprintOf } from "../../src/train/fingerprint.ts";
+import { type TrainingRun, trainAdapter } from "../../src/train/train.ts";
+import { adapterConfig, randomAdapter, randomBatch, tinyModel } from "../model/tiny-model.ts";
+
+export const STEPS = 6;
+
+export function trainConfig(adapter: Partial<AdapterConfig> = {}, overrides: Partial<TrainConfig> = {}): TrainConfig {
+  return {
+    adapter: adapterConfig({ rankMax: 4, ...adapter }),
+    optimizer: {
+      learningRate: 1e-2,
+      beta1: 0.9,
+      beta2: 0.999,
+      epsilon: 1e-8,
+      weightDecay: 0.01,
+      maxGradNorm: 0.3,
+      dense: false,
+      loraPlusRatio: 1,
+    },
+    schedule: { kind: "linear", warmupSteps: 2, steps: STEPS },
+    batch: { seq: 16, microBatch: 2, accumulation: 2, packing: false },
+    seed: 17,
+    evalEvery: 0,
+    checkpointEvery: 2,
+    keepCheckpoints: 2,
+    memoryBytes: null,
+    ...overrides,
+  };
+}
+
+export const batchesOf = (step: number): Batch[] => [randomBatch([5, 9], 100 + step), randomBatch([11], 200 + step)];
+
+interface TinyRun {
+  readonly folder: Folder;
+  readonly config: TrainConfig;
+  readonly resume?: boolean;
+  readonly allowChanged?: boolean;
+  readonly dataSha256?: string;
+  readonly step?: (index: number) => Batch[];
+  readonly onEvent?: (event: TrainEvent, stop: AbortController) => void;
+}
+
+/** Trains a tiny model on the reference; returns the final weights, row by row comparable. */
+export async function trainTiny({
+  folder,
+  config,
+  resume = false,
+  allowChanged = false,
+  dataSha256 = "d",
+  step = batchesOf,
+  onEvent,
+}: TinyRun) {
+  await using backend = await openBackend("reference", {});
+  const model = tinyModel(backend, "f32");
+  const adapter = randomAdapter(backend, model, config.adapter);
+  const before = await adapter.weights();
+  const shape = { N: 16, S: 2, Q: 0 };
+  const { list, arena } = planTraining(backend, model, adapter, shape, null);
+  const learner = new LossProgram(backend, model, list, arena, shape, "training arena");
+  const scorer = LossProgram.scorer(backend, model, adapter, shape);
+  const events: TrainEvent[] = [];
+  const stop = new AbortController();
+  const { instructionSet } = backend;
+  const run: TrainingRun = {
+    backend,
+    adapter,
+    config,
+    learner,
+    scorer,
+    step,
+    heldOut: [randomBatch([7, 8], 1)],
+    folder,
+    fingerprint: fingerprintOf({ config, base: model.identity, dataSha256, instructionSet, computeDtype: "f32" }),
+    resume,
+    allowChanged,
+    signal: stop.signal,
+    onEvent: (event) => {
+      events.push(event);
+      onEvent?.(event, stop);
+    },
+  };
+  try {
+    const result = await trainAdapter(run);
+    return { result, before, after: await adapter.weights(), events };
+  } finally {
+    learner[Symbol.dispose]();
+    scorer[Symbol.dispose]();
+    adapter[Symbol.dispose]();
+    model.dispose();
+  }
+}
