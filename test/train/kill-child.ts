@@ -8,7 +8,9 @@ export type Moment = { readonly step: number } | { readonly point: WritePoint; r
 
 export async function trainUntilKilled(path: string, moment: Moment): Promise<void> {
   let writes = 0;
-  const die = (): void => process.kill(process.pid, "SIGKILL") as unknown as void;
+  const die = (): void => {
+    process.kill(process.pid, "SIGKILL");
+  };
   const folder = await openFolder(path, {
     write: true,
     hook: (point) => {
