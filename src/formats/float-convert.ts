@@ -77,7 +77,7 @@ interface WordArrayType<T> {
 /** A typed view of the bytes; a copy only where they are not aligned. */
 function words<T extends WordArray>(bytes: Uint8Array, type: WordArrayType<T>): T {
   const size = type.BYTES_PER_ELEMENT;
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
+  const aligned = bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes);
   return new type(aligned.buffer, aligned.byteOffset, bytes.length / size);
 }
 

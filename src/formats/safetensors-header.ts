@@ -51,7 +51,7 @@ export const MAX_HEADER_BYTES = 100_000_000;
 /** Reads and checks the header. Throws SAFETENSORS_INVALID naming file, tensor, expected and got. */
 export async function readHeader(source: ByteSource): Promise<Header> {
   if (source.size < 8) throw invalid(source, "file", "at least 8 bytes (the header's length)", source.size);
-  const length = new DataView((await source.read(0, 8)).slice().buffer).getBigUint64(0, true);
+  const length = readLength(await source.read(0, 8));
   const limit = Math.min(MAX_HEADER_BYTES, source.size - 8);
   if (length > limit)
     throw invalid(source, "header length", `at most ${limit} (the file has ${source.size} bytes)`, length);
@@ -60,6 +60,8 @@ export async function readHeader(source: ByteSource): Promise<Header> {
   const data = { begin: 8 + headerBytes, bytes: source.size - 8 - headerBytes };
   return { metadata: readMetadata(source, json), entries: readEntries(source, json, data) };
 }
+
+const readLength = (bytes: Uint8Array): bigint => new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true);
 
 type JsonObject = Readonly<Record<string, unknown>>;
 

@@ -1,8 +1,11 @@
 // Device bytes of a frozen base, from its config alone.
 
 import type { ModelConfig } from "../model/config.ts";
-import type { BaseFormat } from "../ops/frozen-weight.ts";
-import { layOutBase } from "./base-layout.ts";
+import type { FrozenModel } from "../model/frozen-model.ts";
+import { phantomBuffer } from "../model/phantom.ts";
+import { type BaseFormat, QUANT_BLOCK } from "../ops/frozen-weight.ts";
+import { assemble } from "./assemble.ts";
+import { type BaseLayout, layOutBase } from "./base-layout.ts";
 
 export interface BaseEstimateOptions {
   readonly config: ModelConfig;
@@ -13,7 +16,33 @@ export interface BaseEstimateOptions {
 }
 
 /** Bytes that `loadBase` will hold for this base: exactly `FrozenModel.bytes` (of a checkpoint that is not yet 4-bit). */
-export function estimateBaseBytes({ config, format, doubleQuant = true, computeDtype }: BaseEstimateOptions): number {
+export function estimateBaseBytes(options: BaseEstimateOptions): number {
+  return layoutOf(options).bytes;
+}
+
+/** A base that has shapes and no memory, to plan with before anything is loaded. */
+export function phantomBase(options: BaseEstimateOptions): FrozenModel {
+  const { config, format, computeDtype, doubleQuant = true } = options;
+  const layout = layoutOf(options);
+  return {
+    config,
+    identity: {
+      name: "estimate",
+      revision: null,
+      sha256: "",
+      format,
+      blockSize: QUANT_BLOCK,
+      doubleQuant: doubleQuant && isFourBit(format),
+      templateSha256: null,
+    },
+    computeDtype,
+    ...assemble(phantomBuffer("estimate"), layout, []),
+    bytes: layout.bytes,
+    dispose: () => {},
+  };
+}
+
+function layoutOf({ config, format, doubleQuant = true, computeDtype }: BaseEstimateOptions): BaseLayout {
   const double = doubleQuant && isFourBit(format);
   return layOutBase({
     config,
@@ -21,7 +50,7 @@ export function estimateBaseBytes({ config, format, doubleQuant = true, computeD
     embeddingDtype: embeddingDtypeOf(format),
     maps: double ? 1 : 0,
     storage: () => ({ format, map: double ? 0 : null }),
-  }).bytes;
+  });
 }
 
 export const isFourBit = (format: BaseFormat): format is "nf4" | "fp4" => format === "nf4" || format === "fp4";

@@ -28,6 +28,7 @@ import {
   type WeightSlots,
   type WeightStorage,
 } from "./base-layout.ts";
+import { assemble, type Offsets } from "./assemble.ts";
 import { type BaseTensors, findBaseTensors, type StoredLinear } from "./base-tensors.ts";
 import { embeddingDtypeOf, isFourBit } from "./estimate-base.ts";
 import { checkQuantizationConfig } from "./quantization-config.ts";
@@ -153,9 +154,6 @@ function linearsOf(tensors: BaseTensors): LinearAt[] {
     LINEAR_NAMES.map((name) => ({ layer, name, linear: stored.linears[name] })),
   );
 }
-
-/** Offsets of double quantisation by layer and linear; absent for other weights. */
-type Offsets = readonly ReadonlyMap<LinearName, number>[];
 
 class Loader {
   readonly #backend: Backend;
@@ -283,51 +281,4 @@ function weightBytes({ weight }: StoredLinear): number {
   if (weight.kind === "dense") return weight.tensor.bytes;
   const { codes, scales } = weight;
   return codes.bytes + (scales.kind === "plain" ? scales.absmax.bytes : scales.codes.bytes + scales.absmax2.bytes);
-}
-
-/** Views of the filled buffer. */
-function assemble(
-  buffer: DeviceBuffer,
-  layout: BaseLayout,
-  offsets: Offsets,
-): Pick<FrozenModel, "embedding" | "head" | "finalNorm" | "layers"> {
-  const at = (slot: Slot) => tensorAt(buffer, slot);
-  const embedding = at(layout.embedding);
-  const layers = layout.layers.map((slots, i): FrozenLayer => {
-    const linear = (name: LinearName): FrozenLinear => {
-      const { weight, bias, rows, cols } = slots.linears[name];
-      const offset = offsets[i]!.get(name)!;
-      return { weight: assembleWeight(buffer, rows, cols, weight, offset), bias: bias && at(bias) };
-    };
-    return {
-      attentionNorm: at(slots.attentionNorm),
-      feedForwardNorm: at(slots.feedForwardNorm),
-      linears: mapLinears(linear),
-    };
-  });
-  const head = layout.head === layout.embedding ? embedding : at(layout.head);
-  return { embedding, head, finalNorm: at(layout.finalNorm), layers };
-}
-
-function assembleWeight(
-  buffer: DeviceBuffer,
-  rows: number,
-  cols: number,
-  slots: WeightSlots,
-  offset: number,
-): FrozenWeight {
-  const at = (slot: Slot) => tensorAt(buffer, slot);
-  if ("values" in slots) return { format: slots.format, rows, cols, values: at(slots.values) };
-  const { format, scales } = slots;
-  const codes = at(slots.codes);
-  if (scales.kind === "plain")
-    return { format, rows, cols, codes, scales: { kind: "plain", absmax: at(scales.absmax) } };
-  const { absmax2, map } = scales;
-  return {
-    format,
-    rows,
-    cols,
-    codes,
-    scales: { kind: "double", codes: at(scales.codes), absmax2: at(absmax2), map: at(map), offset },
-  };
 }

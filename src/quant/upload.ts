@@ -44,7 +44,8 @@ async function* chunks(tensor: StoredTensor): AsyncGenerator<{ bytes: Uint8Array
 function requireFinite(tensor: StoredTensor, dtype: FloatDType, bytes: Uint8Array, firstIndex: number): void {
   const found = firstNonFinite(dtype, bytes);
   if (found < 0) return;
-  const value = toF32(dtype, bytes.slice(found * (DTYPE_BITS[dtype] / 8)).subarray(0, DTYPE_BITS[dtype] / 8))[0];
+  const size = DTYPE_BITS[dtype] / 8;
+  const value = toF32(dtype, bytes.subarray(found * size, (found + 1) * size))[0];
   const index = firstIndex + found;
   throw new QdlError(
     "TENSOR_NONFINITE",
