@@ -286,12 +286,15 @@ def double_quantised(absmax):
 
 
 def quantised_and_back(weight, fmt, double):
-    """float32 values of a weight after 4-bit quantisation, all arithmetic in float32. Blocks run across rows."""
+    """float32 values of a weight after 4-bit quantisation, and the scale of each block of 64 that they were made with.
+
+    All arithmetic is float32. Blocks run across rows.
+    """
     flat = weight.to(torch.float32).numpy().reshape(-1)
     x, absmax = normalised(flat)
     levels = nearest_levels(x, fmt)
     scales = double_quantised(absmax) if double else absmax
-    return (levels * scales[:, None]).reshape(-1)[: len(flat)].reshape(weight.shape)
+    return (levels * scales[:, None]).reshape(-1)[: len(flat)].reshape(weight.shape), scales
 
 
 # ---------------------------------------------------------------------------------------------------------- the other model
@@ -336,29 +339,36 @@ def make_model_folder(name, folder):
 
 
 def load_base(folder, base_format, double):
-    """transformers' model in float64, its block linears replaced by their quantised values; and the SHA-256 of those."""
+    """transformers' model in float64 with its block linears replaced by their quantised values, and what proves the latter.
+
+    The proof is the SHA-256 of the float32 values of each linear. Under double quantisation it is the block scales instead:
+    the last bits of the 8-bit map depend on whether torch.linspace was compiled to fused multiply-adds.
+    """
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
     stored = load_file(folder / "model.safetensors")
-    digests = {}
+    digests, all_scales = {}, {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.split(".")[-2] not in LINEARS or not name.endswith("weight"):
                 continue
             weight = stored[name]
             if base_format in ("nf4", "fp4"):
-                values = quantised_and_back(weight, base_format, double)
+                values, scales = quantised_and_back(weight, base_format, double)
                 parameter.copy_(torch.from_numpy(values).double())
             else:
                 assert weight.dtype == {"bf16": torch.bfloat16, "f32": torch.float32}[base_format]
                 values = weight.float().numpy()
             assert torch.equal(parameter, torch.from_numpy(values).double())
-            digests[name] = hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").tobytes()).hexdigest()
-    return model, digests
+            if double:
+                all_scales[name] = torch.from_numpy(scales)
+            else:
+                digests[name] = hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").tobytes()).hexdigest()
+    return model, digests, all_scales
 
 
 def with_adapter(folder, case, rank, base_state):
     """A peft LoRA model of exactly `rank`; its A and B still to be filled."""
-    model, _ = load_base(folder, case["baseFormat"], case["doubleQuant"])
+    model = load_base(folder, case["baseFormat"], case["doubleQuant"])[0]
     model.load_state_dict(base_state)
     config = LoraConfig(r=rank, lora_dropout=0.0, bias="none", target_modules=LINEARS, **lora_settings(case, rank))
     return get_peft_model(model, config, autocast_adapter_dtype=False).double().eval()
@@ -517,7 +527,8 @@ def make_case(name, folder, tensors):
     config, dtype, model_seed = MODELS[case["model"]]
     seed = 1000 + list(CASES).index(name)
     generator = torch.Generator().manual_seed(seed)
-    base, digests = load_base(folder, case["baseFormat"], case["doubleQuant"])
+    base, digests, scales = load_base(folder, case["baseFormat"], case["doubleQuant"])
+    tensors.update({f"scales.{key}": value for key, value in scales.items()})
     base_state = {k: v.clone() for k, v in base.state_dict().items()}
 
     optimizer = {**OPTIMIZER, "loraPlusRatio": case.pop("loraPlusRatio", 1.0)}
@@ -545,6 +556,9 @@ def make_case(name, folder, tensors):
     curves = {}
     for kind in case["curves"]:
         curve, final = train_curve(kind, models, master, steps, optimizer)
+        # The kinds must not be mistaken for one another by a test with a bound of 1e-3.
+        for other in curves.values():
+            assert max(abs(a["loss"] - b["loss"]) for a, b in zip(curve, other)) > 0.05
         print(f"  {kind} curve: " + " ".join(f"{c['loss']:.3f}" for c in curve))
         curves[kind] = curve
         for path, (a, b) in final.items():
