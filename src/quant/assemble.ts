@@ -1,6 +1,6 @@
 // The frozen base as views of one buffer that holds it.
 
-import { type FrozenLayer, type FrozenLinear, type FrozenModel, type LinearName } from "../model/frozen-model.ts";
+import type { FrozenLayer, FrozenLinear, FrozenModel, LinearName } from "../model/frozen-model.ts";
 import type { FrozenWeight } from "../ops/frozen-weight.ts";
 import type { DeviceBuffer } from "../tensor/tensor.ts";
 import { type BaseLayout, mapLinears, type Slot, tensorAt, type WeightSlots } from "./base-layout.ts";

@@ -7,17 +7,11 @@ import { QdlError } from "../errors.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { bytesOf, type StoredTensor } from "../formats/safetensors.ts";
 import type { ModelConfig } from "../model/config.ts";
-import {
-  type BaseIdentity,
-  type FrozenLayer,
-  type FrozenLinear,
-  type FrozenModel,
-  LINEAR_NAMES,
-  type LinearName,
-} from "../model/frozen-model.ts";
+import { type BaseIdentity, type FrozenModel, LINEAR_NAMES, type LinearName } from "../model/frozen-model.ts";
 import { dynamicMap } from "../ops/code-books.ts";
-import { type BaseFormat, type FrozenWeight, QUANT_BLOCK } from "../ops/frozen-weight.ts";
+import { type BaseFormat, QUANT_BLOCK } from "../ops/frozen-weight.ts";
 import { type DeviceBuffer, matrix } from "../tensor/tensor.ts";
+import { assemble, type Offsets } from "./assemble.ts";
 import {
   type BaseLayout,
   type LinearSlots,
@@ -28,7 +22,6 @@ import {
   type WeightSlots,
   type WeightStorage,
 } from "./base-layout.ts";
-import { assemble, type Offsets } from "./assemble.ts";
 import { type BaseTensors, findBaseTensors, type StoredLinear } from "./base-tensors.ts";
 import { embeddingDtypeOf, isFourBit } from "./estimate-base.ts";
 import { checkQuantizationConfig } from "./quantization-config.ts";
