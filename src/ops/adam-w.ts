@@ -1,12 +1,12 @@
 // AdamW (arXiv 1711.05101) over the row window [from, to): rows outside keep weights, moments and counters to the bit.
 // With g = gradientScale·gradient and n = steps[row] (this update included):
 //   m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²;  p −= lr·( (m/(1−β₁ⁿ)) / (√(v/(1−β₂ⁿ)) + ε) + decay·p ).
-// Each row counts its own updates, so a row that is seldom drawn is not under-corrected. `copy` receives the new p in the compute dtype.
+// 1−βⁿ is taken in f64 (in f32 it loses four digits at n = 1). Each row counts its own updates, so a row that is seldom drawn is not under-corrected. `copy` receives the new p in the compute dtype.
 
 import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import { rowSlice, type Tensor } from "../tensor/tensor.ts";
-import { broken, type Op } from "./op.ts";
+import { broken, type Op, type SampleMaker } from "./op.ts";
 
 export interface AdamWArgs {
   /** f32 [R, C] */
@@ -80,8 +80,37 @@ export const adamW: Op<AdamWArgs> = {
       if (args.copy) writeMatrix(rowOf(args.copy), p!);
     }
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    { name: "one of everything", dtypes: ["f64", "f32"], make: (m) => sampleCall(m, 1, 1, 0, 1) },
+    { name: "all rows", dtypes: ["f64", "f32"], make: (m) => sampleCall(m, 7, 13, 0, 7) },
+    { name: "a window", dtypes: ["f64", "f32"], make: (m) => sampleCall(m, 11, 129, 3, 8) },
+    { name: "one row (frozen mode)", dtypes: ["f64", "f32"], make: (m) => sampleCall(m, 5, 67, 4, 5) },
+    { name: "an empty window", dtypes: ["f64", "f32"], make: (m) => sampleCall(m, 5, 67, 2, 2) },
+    { name: "no copy", dtypes: ["f64", "f32"], make: (m) => ({ ...sampleCall(m, 32, 192, 0, 16), copy: null }) },
+    {
+      name: "no gradient yet",
+      dtypes: ["f64", "f32"],
+      make(m) {
+        const zero = () => m.values(m.dtype, 2, 3, new Float64Array(6));
+        return { ...sampleCall(m, 2, 3, 0, 2), gradient: zero(), m: zero(), v: zero() };
+      },
+    },
+  ],
+  badSamples: [
+    { name: "a window past the end", make: (m) => sampleCall(m, 3, 4, 0, 4) },
+    { name: "a window that ends before it starts", make: (m) => sampleCall(m, 3, 4, 2, 1) },
+    { name: "epsilon 0", make: (m) => ({ ...sampleCall(m, 3, 4, 0, 3), epsilon: 0 }) },
+    { name: "β₂ = 1", make: (m) => ({ ...sampleCall(m, 3, 4, 0, 3), beta2: 1 }) },
+    {
+      name: "a learning rate that is not a number",
+      make: (m) => ({ ...sampleCall(m, 3, 4, 0, 3), learningRate: Number.NaN }),
+    },
+    { name: "an infinite gradient scale", make: (m) => ({ ...sampleCall(m, 3, 4, 0, 3), gradientScale: 1 / 0 }) },
+    {
+      name: "steps of another height",
+      make: (m) => ({ ...sampleCall(m, 3, 4, 0, 3), steps: m.integers("i32", 4, 1, 1, 9) }),
+    },
+  ],
   tolerance: {
     f64: { normalised: 1e-14, worst: 1e-13, reason: "double precision, another order of the same operations" },
     f32: { normalised: 1e-6, worst: 1e-5, reason: "some ten f32 roundings per element" },
@@ -95,3 +124,29 @@ export const adamW: Op<AdamWArgs> = {
     };
   },
 };
+
+function sampleCall(maker: SampleMaker, rows: number, cols: number, from: number, to: number): AdamWArgs {
+  const dtype = maker.dtype === "f64" ? "f64" : "f32";
+  const squares = readMatrix(maker.normal(dtype, rows, cols, 0.1)).map((value) => value * value);
+  return {
+    param: maker.output("acc", dtype, rows, cols),
+    gradient: maker.normal(dtype, rows, cols),
+    m: maker.output("acc", dtype, rows, cols),
+    v: maker.values(dtype, rows, cols, squares),
+    steps: maker.values(
+      "i32",
+      rows,
+      1,
+      Float64Array.from({ length: rows }, (_, row) => (row % 3 === 0 ? 1 : 40 * row)),
+    ),
+    copy: maker.output("acc", "bf16", rows, cols),
+    from,
+    to,
+    learningRate: 0.01,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weightDecay: 0.1,
+    gradientScale: 0.5,
+  };
+}

@@ -8,7 +8,16 @@ import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import { colSlice, rowSlice, type Tensor } from "../tensor/tensor.ts";
 import { computeWeight, type FrozenWeight } from "./frozen-weight.ts";
 import { checkGroup, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
-import { bytesOf, type Op } from "./op.ts";
+import {
+  BAD_GROUPS,
+  BAD_SHAPE,
+  GROUP_SHAPES,
+  type GroupShape,
+  LARGE_BACKWARD,
+  sampleGroup,
+  sampleSaved,
+} from "./linear-group-samples.ts";
+import { bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 import { times, timesTransposed, transposedTimes } from "./products.ts";
 import { checkRanges, type RankRange } from "./rank-range.ts";
 
@@ -67,8 +76,23 @@ export const adaptedLinearsBackward: Op<AdaptedLinearsBackwardArgs> = {
     }
     if (dx) writeMatrix(dx, gradient);
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    ...GROUP_SHAPES.map((shape) => ({
+      name: shape.name,
+      dtypes: FLOATS,
+      make: (m: SampleMaker) => sampleCall(m, shape),
+    })),
+    { name: "no dx", dtypes: FLOATS, make: (m) => ({ ...sampleCall(m, GROUP_SHAPES[7]!), dx: null }) },
+    { name: LARGE_BACKWARD.name, dtypes: ["f32", "bf16"], make: (m) => sampleCall(m, LARGE_BACKWARD) },
+  ],
+  badSamples: [
+    ...BAD_GROUPS.map(({ name, spoil }) => ({
+      name,
+      make: (m: SampleMaker) => ({ ...sampleCall(m, BAD_SHAPE), ...spoil(sampleCall(m, BAD_SHAPE), m) }),
+    })),
+    { name: "dy of another width", make: (m) => ({ ...sampleCall(m, BAD_SHAPE), dy: [m.normal(m.dtype, 6, 5)] }) },
+    { name: "db missing", make: (m) => ({ ...sampleCall(m, BAD_SHAPE), db: [null] }) },
+  ],
   tolerance: {
     f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
     f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
@@ -107,4 +131,18 @@ function accumulate(target: Tensor, values: Float64Array): void {
 
 function addTo(target: Float64Array, values: Float64Array, at: number): void {
   for (const [i, value] of values.entries()) target[at + i]! += value;
+}
+
+function sampleCall(m: SampleMaker, shape: GroupShape): AdaptedLinearsBackwardArgs {
+  const statistics = statisticsDtype(m.dtype);
+  const { linears, n, k, r } = shape;
+  const sum = (bare: true | undefined, cols: number) => (bare ? null : m.output("acc", statistics, r, cols));
+  return {
+    ...sampleGroup(m, shape),
+    t: linears.map(({ bare }) => (bare ? null : sampleSaved(m, shape))),
+    dy: linears.map(({ m: cols }) => m.normal(m.dtype, n, cols)),
+    dx: m.output("out", m.dtype, n, k),
+    da: linears.map(({ bare }) => sum(bare, k)),
+    db: linears.map(({ bare, m: cols }) => sum(bare, cols)),
+  };
 }

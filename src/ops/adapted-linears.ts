@@ -10,7 +10,15 @@ import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import { colSlice, rowSlice, type Tensor } from "../tensor/tensor.ts";
 import { computeWeight, type FrozenWeight } from "./frozen-weight.ts";
 import { checkGroup, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
-import { bytesOf, type Op } from "./op.ts";
+import {
+  BAD_GROUPS,
+  BAD_SHAPE,
+  GROUP_SHAPES,
+  type GroupShape,
+  LARGE_GROUP,
+  sampleGroup,
+} from "./linear-group-samples.ts";
+import { bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
 import { times, timesTransposed } from "./products.ts";
 import { checkRanges, type RankRange } from "./rank-range.ts";
 
@@ -79,8 +87,22 @@ export const adaptedLinears: Op<AdaptedLinearsArgs> = {
       writeMatrix(y[i]!, out);
     }
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    ...GROUP_SHAPES.map((shape) => ({
+      name: shape.name,
+      dtypes: FLOATS,
+      make: (m: SampleMaker) => sampleCall(m, shape),
+    })),
+    { name: LARGE_GROUP.name, dtypes: ["f32", "bf16"], make: (m) => sampleCall(m, LARGE_GROUP) },
+  ],
+  badSamples: [
+    ...BAD_GROUPS.map(({ name, spoil }) => ({
+      name,
+      make: (m: SampleMaker) => ({ ...sampleCall(m, BAD_SHAPE), ...spoil(sampleCall(m, BAD_SHAPE), m) }),
+    })),
+    { name: "y of another width", make: (m) => ({ ...sampleCall(m, BAD_SHAPE), y: [m.output("out", m.dtype, 6, 5)] }) },
+    { name: "a bias too few", make: (m) => ({ ...sampleCall(m, BAD_SHAPE), biases: [] }) },
+  ],
   tolerance: {
     f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
     f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
@@ -118,4 +140,13 @@ function adapterOf({ from, to, rank, scale }: RankRange, x: Tensor, a: Tensor, b
   const scaled = narrow.map((value) => scale * value);
   writeMatrix(colSlice(rowSlice(t, from, to), 0, rank), scaled);
   return times(scaled, readMatrix(rowSlice(b, 0, rank)), rows, rank, b.cols);
+}
+
+function sampleCall(m: SampleMaker, shape: GroupShape): AdaptedLinearsArgs {
+  return {
+    ...sampleGroup(m, shape),
+    biases: shape.linears.map(({ m: rows, bias }) => (bias ? m.normal(m.dtype, 1, rows) : null)),
+    t: shape.linears.map(({ bare }) => (bare ? null : m.output("out", m.dtype, shape.n, shape.r))),
+    y: shape.linears.map(({ m: rows }) => m.output("out", m.dtype, shape.n, rows)),
+  };
 }

@@ -3,8 +3,18 @@
 
 import { writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { checkHeads, dot, headsOf, segmentsOf, zeroHeads } from "./attention.ts";
-import { broken, bytesOf, type Op } from "./op.ts";
+import {
+  ATTENTION_SHAPES,
+  type AttentionShape,
+  attention,
+  checkHeads,
+  dot,
+  headsOf,
+  sampleAttention,
+  segmentsOf,
+  zeroHeads,
+} from "./attention.ts";
+import { broken, bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
 
 export interface AttentionBackwardArgs {
   /** [N, H·D] */
@@ -76,8 +86,22 @@ export const attentionBackward: Op<AttentionBackwardArgs> = {
     writeMatrix(args.dk, dk.all);
     writeMatrix(args.dv, dv.all);
   },
-  samples: [],
-  badSamples: [],
+  samples: ATTENTION_SHAPES.map((shape) => ({
+    name: shape.name,
+    dtypes: FLOATS,
+    make: (m: SampleMaker) => sampleCall(m, shape),
+  })),
+  badSamples: [
+    { name: "a head dim that does not divide", make: (m) => ({ ...sampleCall(m, ATTENTION_SHAPES[2]!), headDim: 5 }) },
+    {
+      name: "lse of another width",
+      make: (m) => ({ ...sampleCall(m, ATTENTION_SHAPES[2]!), lse: m.normal("f32", 19, 2) }),
+    },
+    {
+      name: "dk as wide as q",
+      make: (m) => ({ ...sampleCall(m, ATTENTION_SHAPES[2]!), dk: m.output("out", m.dtype, 19, 96) }),
+    },
+  ],
   tolerance: {
     f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
     f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
@@ -93,4 +117,18 @@ export const attentionBackward: Op<AttentionBackwardArgs> = {
 
 function addScaled(target: Float64Array, factor: number, values: Float64Array): void {
   for (let d = 0; d < target.length; d++) target[d]! += factor * values[d]!;
+}
+
+/** o and lse are those of the forward, rounded as it would save them. */
+function sampleCall(m: SampleMaker, shape: AttentionShape): AttentionBackwardArgs {
+  const forward = sampleAttention(m, shape);
+  attention.reference(forward);
+  const { q, k } = forward;
+  return {
+    ...forward,
+    dO: m.normal(m.dtype, q.rows, q.cols),
+    dq: m.output("out", m.dtype, q.rows, q.cols),
+    dk: m.output("out", m.dtype, k.rows, k.cols),
+    dv: m.output("out", m.dtype, k.rows, k.cols),
+  };
 }

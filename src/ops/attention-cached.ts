@@ -4,7 +4,7 @@
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { attend, checkHeads, type Heads, headsOf, range } from "./attention.ts";
-import { bytesOf, type Op } from "./op.ts";
+import { bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
 
 export interface AttentionCachedArgs {
   /** [Q, H·D] */
@@ -51,8 +51,26 @@ export const attentionCached: Op<AttentionCachedArgs> = {
       }
     writeMatrix(o, out);
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    { name: "one of everything", dtypes: FLOATS, make: (m) => sampleCall(m, 1, 1, 1, 1, [0], [1]) },
+    {
+      name: "two sequences, prefill and decode",
+      dtypes: FLOATS,
+      make: (m) => sampleCall(m, 50, 6, 2, 16, [7, 7, 7, 31], [3, 4, 5, 19]),
+    },
+    { name: "prime sizes", dtypes: FLOATS, make: (m) => sampleCall(m, 37, 3, 3, 7, [0, 1, 30], [37, 1, 7]) },
+    { name: "long", dtypes: FLOATS, make: (m) => sampleCall(m, 300, 8, 2, 64, [0, 100], [300, 131]) },
+  ],
+  badSamples: [
+    {
+      name: "a head dim that does not divide",
+      make: (m) => ({ ...sampleCall(m, 5, 2, 1, 4, [0], [2]), headDim: 3 }),
+    },
+    {
+      name: "more slots than queries",
+      make: (m) => ({ ...sampleCall(m, 5, 2, 1, 4, [0], [2]), slots: m.values("i32", 2, 1, [0, 0]) }),
+    },
+  ],
   tolerance: {
     f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
     f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
@@ -65,3 +83,24 @@ export const attentionCached: Op<AttentionCachedArgs> = {
   // The cache's rows bound what is read; lengths are not known here.
   cost: (args) => ({ flops: 4 * args.q.cols * args.q.rows * args.kCache.rows, bytes: bytesOf(args) }),
 };
+
+function sampleCall(
+  m: SampleMaker,
+  cacheRows: number,
+  heads: number,
+  groups: number,
+  headDim: number,
+  slots: number[],
+  lengths: number[],
+): AttentionCachedArgs {
+  return {
+    q: m.normal(m.dtype, slots.length, heads * headDim),
+    kCache: m.normal(m.dtype, cacheRows, groups * headDim),
+    vCache: m.normal(m.dtype, cacheRows, groups * headDim),
+    slots: m.values("i32", slots.length, 1, slots),
+    lengths: m.values("i32", lengths.length, 1, lengths),
+    o: m.output("out", m.dtype, slots.length, heads * headDim),
+    headDim,
+    scale: 1 / Math.sqrt(headDim),
+  };
+}

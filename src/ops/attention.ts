@@ -4,7 +4,7 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { broken, bytesOf, type Named, type Op } from "./op.ts";
+import { broken, bytesOf, FLOATS, type Named, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 
 export interface AttentionArgs {
   /** [N, H·D] */
@@ -23,6 +23,46 @@ export interface AttentionArgs {
   readonly headDim: number;
   /** Factor on q·k, usually 1/√D. */
   readonly scale: number;
+}
+
+export interface AttentionShape {
+  readonly name: string;
+  readonly n: number;
+  readonly heads: number;
+  readonly groups: number;
+  readonly headDim: number;
+  readonly starts: readonly number[];
+  /** Standard deviation of q: large ones make scores that overflow exp. */
+  readonly spread?: number;
+}
+
+export const ATTENTION_SHAPES: readonly AttentionShape[] = [
+  { name: "one of everything", n: 1, heads: 1, groups: 1, headDim: 1, starts: [0, 1] },
+  { name: "prime sizes", n: 31, heads: 3, groups: 3, headDim: 7, starts: [0, 31] },
+  {
+    name: "segments, two of one row, a tail of padding",
+    n: 19,
+    heads: 6,
+    groups: 2,
+    headDim: 16,
+    starts: [0, 5, 6, 13, 14],
+  },
+  { name: "huge scores", n: 23, heads: 2, groups: 1, headDim: 12, starts: [0, 11, 23], spread: 60 },
+  { name: "one key/value head, long", n: 130, heads: 4, groups: 1, headDim: 64, starts: [0, 70, 130] },
+];
+
+export function sampleAttention(m: SampleMaker, shape: AttentionShape): AttentionArgs {
+  const { n, heads, groups, headDim, starts, spread = 1 } = shape;
+  return {
+    q: m.normal(m.dtype, n, heads * headDim, spread),
+    k: m.normal(m.dtype, n, groups * headDim),
+    v: m.normal(m.dtype, n, groups * headDim),
+    starts: m.values("i32", starts.length, 1, starts),
+    o: m.output("out", m.dtype, n, heads * headDim),
+    lse: m.output("out", statisticsDtype(m.dtype), n, heads),
+    headDim,
+    scale: 1 / Math.sqrt(headDim),
+  };
 }
 
 export const attention: Op<AttentionArgs> = {
@@ -72,8 +112,30 @@ export const attention: Op<AttentionArgs> = {
     writeMatrix(o, out);
     writeMatrix(lse, logSums);
   },
-  samples: [],
-  badSamples: [],
+  samples: ATTENTION_SHAPES.map((shape) => ({
+    name: shape.name,
+    dtypes: FLOATS,
+    make: (m: SampleMaker) => sampleAttention(m, shape),
+  })),
+  badSamples: [
+    {
+      name: "a head dim that does not divide",
+      make: (m) => ({ ...sampleAttention(m, ATTENTION_SHAPES[2]!), headDim: 5 }),
+    },
+    { name: "head dim 0", make: (m) => ({ ...sampleAttention(m, ATTENTION_SHAPES[2]!), headDim: 0 }) },
+    {
+      name: "groups that do not divide the heads",
+      make(m) {
+        const [k, v] = [m.normal(m.dtype, 19, 64), m.normal(m.dtype, 19, 64)];
+        return { ...sampleAttention(m, ATTENTION_SHAPES[2]!), k, v };
+      },
+    },
+    {
+      name: "lse of another width",
+      make: (m) => ({ ...sampleAttention(m, ATTENTION_SHAPES[2]!), lse: m.output("out", "f32", 19, 2) }),
+    },
+    { name: "scale NaN", make: (m) => ({ ...sampleAttention(m, ATTENTION_SHAPES[2]!), scale: Number.NaN }) },
+  ],
   tolerance: {
     f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
     f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },

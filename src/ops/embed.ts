@@ -1,10 +1,10 @@
 // y[n] = table[tokens[n]]: rows gathered by index. Also picks the rows whose logits are wanted. A token outside
 // 0..V−1 is the caller's bug; kernels must not read outside the table (the row becomes 0).
 
-import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
+import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import { rowSlice, type Tensor } from "../tensor/tensor.ts";
-import type { Op } from "./op.ts";
+import { FLOATS, type Op, type SampleMaker } from "./op.ts";
 
 export interface EmbedArgs {
   /** [V, C] */
@@ -29,11 +29,39 @@ export const embed: Op<EmbedArgs> = {
       if (token >= 0 && token < table.rows) out.set(readMatrix(rowSlice(table, token, token + 1)), n * y.cols);
     writeMatrix(y, out);
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    { name: "one of everything", dtypes: FLOATS, make: (m) => sampleCall(m, m.dtype, [0], 1, 1) },
+    { name: "prime sizes", dtypes: FLOATS, make: (m) => sampleCall(m, m.dtype, [10, 0, 3, 3, 7], 11, 13) },
+    { name: "wide rows", dtypes: FLOATS, make: (m) => sampleCall(m, m.dtype, [2, 1, 2], 3, 193) },
+    {
+      name: "tokens outside",
+      dtypes: FLOATS,
+      make: (m) => sampleCall(m, m.dtype, [-1, 4, 5, 2 ** 31 - 1, -(2 ** 31)], 5, 66),
+    },
+    { name: "bf16 table", dtypes: FLOATS, make: (m) => sampleCall(m, "bf16", [4, 0, 1], 5, 65) },
+    { name: "f32 table", dtypes: FLOATS, make: (m) => sampleCall(m, "f32", [4, 0, 1], 5, 65) },
+  ],
+  badSamples: [
+    {
+      name: "another width",
+      make: (m) => ({ ...sampleCall(m, m.dtype, [0, 1], 3, 4), y: m.output("out", m.dtype, 2, 5) }),
+    },
+    {
+      name: "another number of tokens",
+      make: (m) => ({ ...sampleCall(m, m.dtype, [0, 1], 3, 4), y: m.output("out", m.dtype, 3, 4) }),
+    },
+  ],
   tolerance: "exact",
   cost({ table, y }) {
     const values = y.rows * y.cols;
     return { flops: 0, bytes: values * (BYTES_PER_ELEMENT[table.dtype] + BYTES_PER_ELEMENT[y.dtype]) + 4 * y.rows };
   },
 };
+
+function sampleCall(m: SampleMaker, tableDtype: DType, tokens: number[], v: number, c: number): EmbedArgs {
+  return {
+    table: m.normal(tableDtype, v, c),
+    tokens: m.values("i32", tokens.length, 1, tokens),
+    y: m.output("out", m.dtype, tokens.length, c),
+  };
+}

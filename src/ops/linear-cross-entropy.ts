@@ -4,9 +4,10 @@
 // Rows whose target is −1 are not supervised: loss 0, dx 0. The gradient is taken in the forward, so its factor
 // (tokenWeight: 1/supervised tokens of the whole optimizer step) must be known then. `loss` is not weighted.
 
+import type { DType } from "../tensor/dtype.ts";
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import { rowSlice, type Tensor } from "../tensor/tensor.ts";
-import { bytesOf, type Op } from "./op.ts";
+import { bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 import { times, timesTransposed } from "./products.ts";
 
 export interface LinearCrossEntropyArgs {
@@ -57,8 +58,49 @@ export const linearCrossEntropy: Op<LinearCrossEntropyArgs> = {
     writeMatrix(loss, losses);
     if (dx) writeMatrix(dx, gradient);
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    { name: "one of everything", dtypes: FLOATS, make: (m) => sampleCall(m, { n: 1, c: 1, v: 1 }) },
+    { name: "prime sizes", dtypes: FLOATS, make: (m) => sampleCall(m, { n: 5, c: 7, v: 11 }) },
+    { name: "chunks", dtypes: FLOATS, make: (m) => sampleCall(m, { n: 70, c: 96, v: 517 }) },
+    {
+      name: "evaluation: no dx",
+      dtypes: FLOATS,
+      make: (m) => ({ ...sampleCall(m, { n: 33, c: 65, v: 257 }), dx: null }),
+    },
+    {
+      name: "no supervised row",
+      dtypes: FLOATS,
+      make: (m) => ({ ...sampleCall(m, { n: 4, c: 7, v: 5 }), targets: m.values("i32", 4, 1, [-1, -1, -1, -1]) }),
+    },
+    {
+      name: "logits that overflow exp",
+      dtypes: FLOATS,
+      make: (m) => sampleCall(m, { n: 9, c: 65, v: 130, spread: 20 }),
+    },
+    {
+      name: "logits of ±10000",
+      dtypes: FLOATS,
+      make: (m) => ({
+        ...sampleCall(m, { n: 3, c: 1, v: 3 }),
+        x: m.values(m.dtype, 3, 1, [1, -1, 1]),
+        weight: m.values(m.dtype, 3, 1, [9984, 0, -9984]),
+        targets: m.values("i32", 3, 1, [0, 0, 2]),
+      }),
+    },
+    { name: "bf16 weight", dtypes: FLOATS, make: (m) => sampleCall(m, { n: 9, c: 67, v: 130, weightDtype: "bf16" }) },
+    { name: "f32 weight", dtypes: FLOATS, make: (m) => sampleCall(m, { n: 9, c: 67, v: 130, weightDtype: "f32" }) },
+    { name: "large", dtypes: ["f32", "bf16"], make: (m) => sampleCall(m, { n: 131, c: 96, v: 2051 }) },
+  ],
+  badSamples: [
+    {
+      name: "a weight of another width",
+      make: (m) => ({ ...sampleCall(m, { n: 2, c: 3, v: 5 }), weight: m.normal(m.dtype, 5, 4) }),
+    },
+    {
+      name: "targets of another height",
+      make: (m) => ({ ...sampleCall(m, { n: 2, c: 3, v: 5 }), targets: m.values("i32", 3, 1, [0, 0, 0]) }),
+    },
+  ],
   tolerance: {
     f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
     f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
@@ -81,3 +123,31 @@ export const linearCrossEntropy: Op<LinearCrossEntropyArgs> = {
     dx: args.dx && rowSlice(args.dx, from, to),
   }),
 };
+
+/** Every fourth row or so is not supervised. */
+function sampleCall(
+  m: SampleMaker,
+  {
+    n,
+    c,
+    v,
+    spread = 1,
+    weightDtype = m.dtype,
+  }: { n: number; c: number; v: number; spread?: number; weightDtype?: DType },
+): LinearCrossEntropyArgs {
+  const statistics = statisticsDtype(m.dtype);
+  const drawn = readMatrix(m.integers("i32", n, 1, 0, v));
+  return {
+    x: m.normal(m.dtype, n, c),
+    weight: m.normal(weightDtype, v, c, spread / Math.sqrt(c)),
+    targets: m.values(
+      "i32",
+      n,
+      1,
+      drawn.map((target, row) => (row % 4 === 2 ? -1 : target)),
+    ),
+    tokenWeights: m.normal(statistics, n, 1, 0.1),
+    loss: m.output("out", statistics, n, 1),
+    dx: m.output("out", m.dtype, n, c),
+  };
+}

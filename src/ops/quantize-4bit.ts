@@ -6,9 +6,9 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type FourBitFormat, fourBitCode } from "./code-books.ts";
+import { type FourBitFormat, fourBitCode, NF4_MIDPOINTS } from "./code-books.ts";
 import { QUANT_BLOCK } from "./frozen-weight.ts";
-import { broken, bytesOf, type Op } from "./op.ts";
+import { broken, bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
 
 export interface Quantize4bitArgs {
   /** [M, K] */
@@ -20,6 +20,22 @@ export interface Quantize4bitArgs {
   /** The code-book. */
   readonly format: FourBitFormat;
 }
+
+const sampleSizes = [
+  [1, 1],
+  [3, 7],
+  [1, 65],
+  [5, 97],
+  [33, 192],
+] as const;
+
+/** Five blocks: thresholds and their neighbours under absmax 1, zeros of both signs, a subnormal, a tiny and a huge absmax. */
+const sampleSpecials = [
+  ...[...NF4_MIDPOINTS].flatMap((tie) => [tie, tie * (1 + 2 ** -23), tie * (1 - 2 ** -23), -tie]),
+  ...[1, -1, 0, -0],
+  ...Array.from({ length: QUANT_BLOCK }, (_, i) => (i % 2 === 0 ? 0 : -0)),
+  ...[1e-39, -3e-37, 2e36].flatMap((size) => Array.from({ length: QUANT_BLOCK }, (_, i) => size * Math.cos(i))),
+];
 
 export const quantize4bit: Op<Quantize4bitArgs> = {
   name: "quantize4bit",
@@ -47,8 +63,29 @@ export const quantize4bit: Op<Quantize4bitArgs> = {
       Float64Array.from({ length: codes.cols }, (_, i) => code(2 * i) * 16 + code(2 * i + 1)),
     );
   },
-  samples: [],
-  badSamples: [],
+  samples: (["nf4", "fp4"] as const).flatMap((format) => [
+    ...sampleSizes.map(([rows, cols]) => ({
+      name: `${format}, ${rows}×${cols}`,
+      dtypes: FLOATS,
+      make: (m: SampleMaker) => sampleCall(m, m.normal(m.dtype, rows, cols, 0.05), format),
+    })),
+    {
+      name: `${format}, ties, zeros, tiny and huge blocks`,
+      dtypes: FLOATS,
+      make: (m: SampleMaker) => sampleCall(m, m.values(m.dtype, 5, QUANT_BLOCK, sampleSpecials), format),
+    },
+  ]),
+  badSamples: [
+    {
+      name: "too few codes",
+      make: (m) => ({ ...sampleCall(m, m.normal("f32", 3, 5), "nf4"), codes: m.output("out", "u8", 1, 7) }),
+    },
+    {
+      name: "too many scales",
+      make: (m) => ({ ...sampleCall(m, m.normal("f32", 3, 5), "nf4"), absmax: m.output("out", "f32", 1, 2) }),
+    },
+    { name: "no such format", make: (m) => sampleCall(m, m.normal("f32", 3, 5), "int4" as "nf4") },
+  ],
   tolerance: "exact",
   cost: (args) => ({ flops: 3 * args.w.rows * args.w.cols, bytes: bytesOf(args) }),
 };
@@ -62,3 +99,13 @@ export function blockAbsmax(values: Float64Array, block: number): Float64Array {
 
 /** 1/absmax in f32. The floor 1e-38 (bitsandbytes' own) keeps a zero block's values at 0 instead of 0·∞ = NaN. */
 export const reciprocal = (absmax: number): number => Math.fround(1 / Math.max(absmax, Math.fround(1e-38)));
+
+function sampleCall(m: SampleMaker, w: Tensor, format: FourBitFormat): Quantize4bitArgs {
+  const values = w.rows * w.cols;
+  return {
+    w,
+    codes: m.output("out", "u8", 1, Math.ceil(values / 2)),
+    absmax: m.output("out", "f32", 1, Math.ceil(values / QUANT_BLOCK)),
+    format,
+  };
+}

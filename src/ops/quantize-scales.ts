@@ -5,9 +5,9 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { midpoints, nearestLevel } from "./code-books.ts";
+import { dynamicMap, midpoints, nearestLevel } from "./code-books.ts";
 import { SCALE_BLOCK } from "./frozen-weight.ts";
-import { broken, bytesOf, type Op } from "./op.ts";
+import { broken, bytesOf, type Op, type SampleMaker } from "./op.ts";
 import { blockAbsmax, reciprocal } from "./quantize-4bit.ts";
 
 export interface QuantizeScalesArgs {
@@ -56,8 +56,48 @@ export const quantizeScales: Op<QuantizeScalesArgs> = {
       }),
     );
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    ...[1, 7, 256, 257, 1000].map((blocks) => ({
+      name: `${blocks} scales`,
+      dtypes: ["f32"] as const,
+      make: (m: SampleMaker) =>
+        sampleCall(
+          m,
+          readMatrix(m.normal("f32", 1, blocks, 0.02)).map((s) => 0.1 + Math.abs(s)),
+        ),
+    })),
+    { name: "equal scales", dtypes: ["f32"], make: (m) => sampleCall(m, new Float64Array(300).fill(0.1)) },
+    {
+      name: "zeros among scales",
+      dtypes: ["f32"],
+      make: (m) => sampleCall(m, Float64Array.from([0, 0.5, 0, 0.25, 1e-30])),
+    },
+  ],
+  badSamples: [
+    {
+      name: "a short map",
+      make: (m) => ({ ...sampleCall(m, new Float64Array(3)), map: m.values("f32", 1, 255, new Float64Array(255)) }),
+    },
+    {
+      name: "too few codes",
+      make: (m) => ({ ...sampleCall(m, new Float64Array(3)), codes: m.output("out", "u8", 1, 2) }),
+    },
+    {
+      name: "too many second-level scales",
+      make: (m) => ({ ...sampleCall(m, new Float64Array(3)), absmax2: m.output("out", "f32", 1, 2) }),
+    },
+    { name: "nothing to quantise", make: (m) => sampleCall(m, new Float64Array(0)) },
+  ],
   tolerance: "exact",
   cost: (args) => ({ flops: 12 * args.absmax.cols, bytes: bytesOf(args) }),
 };
+
+function sampleCall(m: SampleMaker, scales: Float64Array): QuantizeScalesArgs {
+  return {
+    absmax: m.values("f32", 1, scales.length, scales),
+    map: m.values("f32", 1, 256, dynamicMap()),
+    codes: m.output("out", "u8", 1, scales.length),
+    absmax2: m.output("out", "f32", 1, Math.ceil(scales.length / SCALE_BLOCK)),
+    offset: m.output("out", "f32", 1, 1),
+  };
+}

@@ -2,7 +2,7 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { bytesOf, type Op } from "./op.ts";
+import { bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 
 export interface RmsNormBackwardArgs {
   /** [N, C] */
@@ -43,8 +43,26 @@ export const rmsNormBackward: Op<RmsNormBackwardArgs> = {
     }
     writeMatrix(dx, out);
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    [1, 1],
+    [3, 7],
+    [19, 129],
+    [32, 576],
+  ].map(([n, c]) => ({
+    name: `${n}×${c}`,
+    dtypes: FLOATS,
+    make: (m: SampleMaker) => sampleCall(m, n!, c!),
+  })),
+  badSamples: [
+    {
+      name: "rstd of another height",
+      make: (m) => ({ ...sampleCall(m, 2, 3), rstd: m.normal("f32", 3, 1) }),
+    },
+    {
+      name: "dx of another width",
+      make: (m) => ({ ...sampleCall(m, 2, 3), dx: m.output("acc", m.dtype, 2, 4) }),
+    },
+  ],
   tolerance: {
     f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
     f32: { normalised: 1e-5, worst: 1e-4, reason: "f32 sums over up to some thousand terms in any order" },
@@ -56,3 +74,19 @@ export const rmsNormBackward: Op<RmsNormBackwardArgs> = {
   },
   cost: (args) => ({ flops: 8 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
 };
+
+function sampleCall(m: SampleMaker, n: number, c: number): RmsNormBackwardArgs {
+  const x = m.normal(m.dtype, n, c);
+  const values = readMatrix(x);
+  const rstd = Float64Array.from({ length: n }, (_, row) => {
+    const squares = values.subarray(row * c, (row + 1) * c).reduce((sum, value) => sum + value * value, 0);
+    return 1 / Math.sqrt(squares / c + 1e-5);
+  });
+  return {
+    x,
+    weight: m.normal(m.dtype, 1, c),
+    rstd: m.values(statisticsDtype(m.dtype), n, 1, rstd),
+    dy: m.normal(m.dtype, n, c),
+    dx: m.output("acc", m.dtype, n, c),
+  };
+}

@@ -3,7 +3,7 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { broken, bytesOf, type Op } from "./op.ts";
+import { broken, bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 
 export interface RmsNormArgs {
   /** [N, C] */
@@ -17,6 +17,13 @@ export interface RmsNormArgs {
   /** Added to the mean square: keeps a zero row finite. */
   readonly eps: number;
 }
+
+const sampleSizes = [
+  [1, 1],
+  [3, 7],
+  [19, 129],
+  [32, 576],
+] as const;
 
 export const rmsNorm: Op<RmsNormArgs> = {
   name: "rmsNorm",
@@ -49,8 +56,26 @@ export const rmsNorm: Op<RmsNormArgs> = {
       input.map((value, i) => value * scale[Math.floor(i / cols)]! * gain[i % cols]!),
     );
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    ...sampleSizes.map(([n, c]) => ({
+      name: `${n}×${c}`,
+      dtypes: FLOATS,
+      make: (m: SampleMaker) => sampleCall(m, m.normal(m.dtype, n, c)),
+    })),
+    {
+      name: "a zero row, huge, tiny and NaN rows",
+      dtypes: FLOATS,
+      make: (m) =>
+        sampleCall(m, m.values(m.dtype, 4, 3, [0, 0, 0, 1e15, -2e15, 3e15, 1e-20, 2e-20, 0, 1, Number.NaN, 2])),
+    },
+  ],
+  badSamples: [
+    { name: "eps 0", make: (m) => ({ ...sampleCall(m, m.normal(m.dtype, 2, 3)), eps: 0 }) },
+    {
+      name: "a weight of another width",
+      make: (m) => ({ ...sampleCall(m, m.normal(m.dtype, 2, 3)), weight: m.normal(m.dtype, 1, 4) }),
+    },
+  ],
   tolerance: {
     f64: { normalised: 1e-14, worst: 1e-13, reason: "double precision, another order of the same operations" },
     f32: { normalised: 1e-6, worst: 1e-5, reason: "a few f32 roundings per element" },
@@ -58,3 +83,13 @@ export const rmsNorm: Op<RmsNormArgs> = {
   },
   cost: (args) => ({ flops: 4 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
 };
+
+function sampleCall(m: SampleMaker, x: Tensor): RmsNormArgs {
+  return {
+    x,
+    weight: m.normal(m.dtype, 1, x.cols),
+    y: m.output("out", m.dtype, x.rows, x.cols),
+    rstd: m.output("out", statisticsDtype(m.dtype), x.rows, 1),
+    eps: 1e-5,
+  };
+}

@@ -3,7 +3,7 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { broken, bytesOf, type Op } from "./op.ts";
+import { broken, bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 
 export interface RopeTableArgs {
   /** i32 [N, 1] */
@@ -37,11 +37,38 @@ export const ropeTable: Op<RopeTableArgs> = {
       }
     writeMatrix(cosSin, out);
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    { name: "one of everything", dtypes: FLOATS, make: (m) => sampleCall(m, [3], 1) },
+    { name: "prime sizes", dtypes: FLOATS, make: (m) => sampleCall(m, [0, 1, 2, 0, 1], 7) },
+    {
+      name: "head dim 128, late positions",
+      dtypes: FLOATS,
+      make: (m) => sampleCall(m, [0, 8191, 131_071, 1_000_003], 64),
+    },
+  ],
+  badSamples: [
+    {
+      name: "a table of another width",
+      make: (m) => ({ ...sampleCall(m, [0, 1], 4), cosSin: m.output("out", "f32", 2, 10) }),
+    },
+  ],
   tolerance: {
     f64: { normalised: 1e-14, worst: 1e-14, reason: "the same f32 angle, then the math library" },
     f32: { normalised: 5e-7, worst: 2e-6, reason: "the same f32 angle, then a sine good to some 2⁻²⁴ of 1" },
   },
   cost: (args) => ({ flops: 2 * args.cosSin.rows * args.cosSin.cols, bytes: bytesOf(args) }),
 };
+
+function sampleCall(m: SampleMaker, positions: number[], half: number): RopeTableArgs {
+  const dtype = statisticsDtype(m.dtype);
+  return {
+    positions: m.values("i32", positions.length, 1, positions),
+    frequencies: m.values(
+      dtype,
+      1,
+      half,
+      Float32Array.from({ length: half }, (_, i) => 10_000 ** (-i / half)),
+    ),
+    cosSin: m.output("out", dtype, positions.length, 2 * half),
+  };
+}

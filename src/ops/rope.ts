@@ -4,7 +4,7 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { broken, bytesOf, type Op } from "./op.ts";
+import { broken, bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 
 export interface RopeArgs {
   /** [N, H·D] */
@@ -16,6 +16,12 @@ export interface RopeArgs {
   /** Sign of the angle. */
   readonly direction: "forward" | "backward";
 }
+
+const sampleSizes = [
+  [1, 1, 2],
+  [5, 3, 14],
+  [19, 4, 64],
+] as const;
 
 export const rope: Op<RopeArgs> = {
   name: "rope",
@@ -56,8 +62,28 @@ export const rope: Op<RopeArgs> = {
         }
     writeMatrix(y, out);
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    ...(["forward", "backward"] as const).flatMap((direction) =>
+      sampleSizes.map(([n, heads, headDim]) => ({
+        name: `${direction}, ${n} rows of ${heads}×${headDim}`,
+        dtypes: FLOATS,
+        make: (m: SampleMaker) => sampleCall(m, n, heads, headDim, direction),
+      })),
+    ),
+    {
+      name: "in place",
+      dtypes: FLOATS,
+      make(m) {
+        const args = sampleCall(m, 7, 3, 16, "forward");
+        return { ...args, y: args.x };
+      },
+    },
+  ],
+  badSamples: [
+    { name: "an odd head dim", make: (m) => sampleCall(m, 2, 1, 3, "forward") },
+    { name: "a broken head", make: (m) => ({ ...sampleCall(m, 2, 3, 4, "forward"), cosSin: m.normal("f32", 2, 8) }) },
+    { name: "no direction", make: (m) => ({ ...sampleCall(m, 2, 1, 4, "forward"), direction: "up" as "forward" }) },
+  ],
   tolerance: {
     f64: { normalised: 1e-14, worst: 1e-13, reason: "double precision, another order of the same operations" },
     f32: { normalised: 1e-6, worst: 1e-5, reason: "a few f32 roundings per element" },
@@ -65,3 +91,25 @@ export const rope: Op<RopeArgs> = {
   },
   cost: (args) => ({ flops: 3 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
 };
+
+function sampleCall(
+  m: SampleMaker,
+  n: number,
+  heads: number,
+  headDim: number,
+  direction: RopeArgs["direction"],
+): RopeArgs {
+  const half = Math.floor(headDim / 2);
+  const angles = readMatrix(m.normal("f64", n, half, 3));
+  const cosSin = Float64Array.from({ length: n * headDim }, (_, i) => {
+    const column = i % headDim;
+    const angle = angles[Math.floor(i / headDim) * half + (column % half)]!;
+    return column < half ? Math.cos(angle) : Math.sin(angle);
+  });
+  return {
+    x: m.normal(m.dtype, n, heads * headDim),
+    cosSin: m.values(statisticsDtype(m.dtype), n, headDim, cosSin),
+    y: m.output("out", m.dtype, n, heads * headDim),
+    direction,
+  };
+}

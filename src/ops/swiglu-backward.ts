@@ -2,7 +2,7 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { bytesOf, type Op } from "./op.ts";
+import { bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
 
 export interface SwigluBackwardArgs {
   /** [N, F] */
@@ -16,6 +16,13 @@ export interface SwigluBackwardArgs {
   /** [N, F]; may be up or dy */
   readonly dUp: Tensor;
 }
+
+const sampleSizes = [
+  [1, 1],
+  [3, 7],
+  [17, 129],
+  [32, 384],
+] as const;
 
 export const swigluBackward: Op<SwigluBackwardArgs> = {
   name: "swigluBackward",
@@ -40,8 +47,43 @@ export const swigluBackward: Op<SwigluBackwardArgs> = {
       upstream.map((d, i) => d * factor[i]! * sigma[i]! * (1 + z[i]! * (1 - sigma[i]!))),
     );
   },
-  samples: [],
-  badSamples: [],
+  samples: [
+    ...sampleSizes.map(([n, f]) => ({
+      name: `${n}×${f}`,
+      dtypes: FLOATS,
+      make: (m: SampleMaker) => sampleCall(m, n, f),
+    })),
+    {
+      name: "over gate and up",
+      dtypes: FLOATS,
+      make(m) {
+        const args = sampleCall(m, 5, 67);
+        return { ...args, dGate: args.gate, dUp: args.up };
+      },
+    },
+    {
+      name: "over gate and dy",
+      dtypes: FLOATS,
+      make(m) {
+        const args = sampleCall(m, 5, 67);
+        return { ...args, dGate: args.gate, dUp: args.dy };
+      },
+    },
+    {
+      name: "exp overflows, NaN",
+      dtypes: FLOATS,
+      make: (m) => ({
+        ...sampleCall(m, 1, 8),
+        gate: m.values(m.dtype, 1, 8, [0, -0, 100, -100, 1000, -1000, Number.NaN, 1e-30]),
+      }),
+    },
+  ],
+  badSamples: [
+    {
+      name: "dUp of another width",
+      make: (m) => ({ ...sampleCall(m, 2, 3), dUp: m.output("out", m.dtype, 2, 4) }),
+    },
+  ],
   tolerance: {
     f64: { normalised: 1e-14, worst: 1e-13, reason: "double precision, another order of the same operations" },
     f32: { normalised: 1e-6, worst: 1e-5, reason: "a few f32 roundings per element" },
@@ -49,3 +91,13 @@ export const swigluBackward: Op<SwigluBackwardArgs> = {
   },
   cost: (args) => ({ flops: 10 * args.dy.rows * args.dy.cols, bytes: bytesOf(args) }),
 };
+
+function sampleCall(m: SampleMaker, n: number, f: number): SwigluBackwardArgs {
+  return {
+    gate: m.normal(m.dtype, n, f, 2),
+    up: m.normal(m.dtype, n, f),
+    dy: m.normal(m.dtype, n, f),
+    dGate: m.output("out", m.dtype, n, f),
+    dUp: m.output("out", m.dtype, n, f),
+  };
+}
