@@ -27,3 +27,14 @@ export interface Batch {
   /** Rows with a target. */
   readonly supervised: number;
 }
+
+/** How samples become micro-batches. */
+export interface BatchConfig {
+  /** Longest sample, in tokens; with packing also the rows of one packed sequence. */
+  readonly seq: number;
+  /** Samples of a micro-batch (packed sequences with packing). */
+  readonly microBatch: number;
+  /** Micro-batches of an optimizer step. */
+  readonly accumulation: number;
+  readonly packing: boolean;
+}
