@@ -8,10 +8,10 @@ import type { ArenaPlan } from "./arena-plan.ts";
 import { RANGES } from "./families/llama.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import type { Shape } from "./graph.ts";
-import { largestRuntime, pinnedValues } from "./memory-plan.ts";
+import { largestRuntime, pinnedValues, planAt } from "./memory-plan.ts";
 import { Program, planProgram } from "./program.ts";
 import { ropeFrequencies } from "./rope-frequencies.ts";
-import { type LossList, scoringList } from "./steps.ts";
+import { type KeepLevel, type LossList, scoringList } from "./steps.ts";
 
 export class LossProgram implements Disposable {
   readonly #backend: Backend;
@@ -26,12 +26,34 @@ export class LossProgram implements Disposable {
     this.#program.write(list.inputs.frequencies, ropeFrequencies(model.config));
   }
 
+  /** A program that learns: gradients accumulate in `adapter`. */
+  static learner(
+    backend: Backend,
+    model: FrozenModel,
+    adapter: AdapterParameters,
+    shape: Shape,
+    levels: readonly KeepLevel[],
+  ): LossProgram {
+    const { list, arena } = planAt(backend, model, adapter, shape, levels);
+    return new LossProgram(backend, model, list, arena, shape, "training arena");
+  }
+
   /** A program that only scores. */
   static scorer(backend: Backend, model: FrozenModel, adapter: AdapterParameters, shape: Shape): LossProgram {
+    const { list, arena } = LossProgram.scorerPlan(backend, model, adapter, shape);
+    return new LossProgram(backend, model, list, arena, shape, "scoring arena");
+  }
+
+  /** List and memory of a program that only scores. */
+  static scorerPlan(
+    backend: Pick<Backend, "scratchBytes">,
+    model: FrozenModel,
+    adapter: AdapterParameters,
+    shape: Shape,
+  ): { list: LossList; arena: ArenaPlan } {
     const list = scoringList(model, adapter);
     const pinned = pinnedValues(list.inputs, list.loss);
-    const arena = planProgram(backend, list.calls, pinned, shape, largestRuntime(adapter, shape));
-    return new LossProgram(backend, model, list, arena, shape, "scoring arena");
+    return { list, arena: planProgram(backend, list.calls, pinned, shape, largestRuntime(adapter, shape)) };
   }
 
   /** Bytes of the arena. */

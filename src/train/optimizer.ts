@@ -1,9 +1,10 @@
 // AdamW over the rows that a step trained. Rows outside the window keep weights, moments and counters to the bit: in the
 // DyLoRA reference code they drift by momentum and decay, since a zero gradient is still a gradient (`dense` does that).
 
-import type { Adapter, AdapterTensor } from "../adapter/parameters.ts";
+import type { Adapter } from "../adapter/parameters.ts";
 import type { Backend } from "../backends/backend.ts";
-import { phantomBuffer } from "../model/phantom.ts";
+import { align } from "../model/arena-plan.ts";
+import { phantomTensor } from "../model/phantom.ts";
 import { type DeviceBuffer, matrix, rowSlice, type Tensor } from "../tensor/tensor.ts";
 import type { OptimizerConfig } from "./config.ts";
 
@@ -30,15 +31,9 @@ export class RowWindowedAdamW implements Disposable {
     this.#config = config;
     const rows = adapter.rankMax;
     this.#rowSteps = new Int32Array(rows);
-    const stepBytes = Math.ceil((rows * 4) / 64) * 64;
-    const sumBytes = Math.ceil((adapter.tensors.length * 4) / 64) * 64;
-    const probe = (tensor: AdapterTensor, sum: Tensor) => ({ x: tensor.training!.gradient, sum });
-    const anywhere = matrix(phantom, "f32", 1, 1);
-    const scratchBytes = Math.max(
-      0,
-      ...adapter.tensors.map((t) => backend.scratchBytes("sumSquares", probe(t, anywhere))),
-    );
-    this.#buffer = backend.alloc(stepBytes + sumBytes + scratchBytes, "optimizer counters");
+    const widths = adapter.tensors.map(({ cols }) => cols);
+    const { stepBytes, sumBytes, scratchBytes, totalBytes } = counterBytes(backend, rows, widths);
+    this.#buffer = backend.alloc(totalBytes, "optimizer counters");
     this.#steps = matrix(this.#buffer, "i32", rows, 1);
     this.#sums = adapter.tensors.map((_, i) => matrix(this.#buffer, "f32", 1, 1, stepBytes + 4 * i));
     this.#scratch = scratchBytes > 0 ? matrix(this.#buffer, "u8", 1, scratchBytes, stepBytes + sumBytes) : null;
@@ -101,8 +96,17 @@ export class RowWindowedAdamW implements Disposable {
   }
 }
 
-/** Stands in for the sums' memory while scratch is sized. */
-const phantom = phantomBuffer("shape only");
+/** Bytes of an optimizer's own memory, beside the moments that lie with the adapter: row counters, sums, scratch. */
+export function counterBytes(backend: Pick<Backend, "scratchBytes">, rankMax: number, widths: readonly number[]) {
+  const stepBytes = align(rankMax * 4);
+  const sumBytes = align(widths.length * 4);
+  const sum = phantomTensor("f32", 1, 1);
+  const scratch = widths.map((cols) =>
+    backend.scratchBytes("sumSquares", { x: phantomTensor("f32", rankMax, cols), sum }),
+  );
+  const scratchBytes = Math.max(0, ...scratch);
+  return { stepBytes, sumBytes, scratchBytes, totalBytes: stepBytes + sumBytes + scratchBytes };
+}
 
 /** Factor that brings a gradient of norm `norm` down to `maxNorm` (0: no clipping), as torch.nn.utils.clip_grad_norm_. */
 export function clipFactor(norm: number, maxNorm: number): number {

@@ -112,16 +112,20 @@ export function adapterConfig(overrides: Partial<AdapterConfig> = {}): AdapterCo
   };
 }
 
-/** An adapter whose B is random too, so that every gradient is non-zero. */
-export function randomAdapter(backend: Backend, model: FrozenModel, config: AdapterConfig, training = true): Adapter {
-  const adapter = new Adapter(backend, model.config, config, model.computeDtype, training);
-  const weights = initialWeights(model.config, config, 3);
+/** Weights whose B is random too, so that every gradient is non-zero. */
+export function randomWeights(config: AdapterConfig, model: ModelConfig = TINY): Map<string, Float32Array> {
+  const weights = initialWeights(model, config, 3);
   for (const [name, values] of weights) {
     if (!name.endsWith(".B")) continue;
     const stream = randomStream(5, name);
     for (let i = 0; i < values.length; i++) values[i] = 0.05 * stream.normal(i);
   }
-  adapter.load(weights);
+  return weights;
+}
+
+export function randomAdapter(backend: Backend, model: FrozenModel, config: AdapterConfig, training = true): Adapter {
+  const adapter = new Adapter(backend, model.config, config, model.computeDtype, training);
+  adapter.load(randomWeights(config, model.config));
   return adapter;
 }
 

@@ -4,13 +4,12 @@ import type { AdapterConfig } from "../../src/adapter/config.ts";
 import { openBackend } from "../../src/backends/open.ts";
 import type { Batch } from "../../src/data/batch.ts";
 import type { Folder } from "../../src/formats/folder.ts";
-import { LossProgram } from "../../src/model/loss-program.ts";
-import { planTraining } from "../../src/model/memory-plan.ts";
 import type { TrainConfig } from "../../src/train/config.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
 import { fingerprintOf } from "../../src/train/fingerprint.ts";
+import { TrainingSession } from "../../src/train/session.ts";
 import { type TrainingRun, trainAdapter } from "../../src/train/train.ts";
-import { adapterConfig, randomAdapter, randomBatch, tinyModel } from "../model/tiny-model.ts";
+import { adapterConfig, randomBatch, randomWeights, tinyModel } from "../model/tiny-model.ts";
 
 export const STEPS = 6;
 
@@ -62,12 +61,11 @@ export async function trainTiny({
 }: TinyRun) {
   await using backend = await openBackend("reference", {});
   const model = tinyModel(backend, "f32");
-  const adapter = randomAdapter(backend, model, config.adapter);
+  const shapes = { training: { N: 16, S: 2, Q: 0 }, scoring: { N: 16, S: 2, Q: 0 } };
+  const session = new TrainingSession(backend, model, config, shapes);
+  const { adapter, learner, scorer } = session;
+  adapter.load(randomWeights(config.adapter));
   const before = await adapter.weights();
-  const shape = { N: 16, S: 2, Q: 0 };
-  const { list, arena } = planTraining(backend, model, adapter, shape, null);
-  const learner = new LossProgram(backend, model, list, arena, shape, "training arena");
-  const scorer = LossProgram.scorer(backend, model, adapter, shape);
   const events: TrainEvent[] = [];
   const stop = new AbortController();
   const { instructionSet } = backend;
@@ -93,9 +91,7 @@ export async function trainTiny({
     const result = await trainAdapter(run);
     return { result, before, after: await adapter.weights(), events };
   } finally {
-    learner[Symbol.dispose]();
-    scorer[Symbol.dispose]();
-    adapter[Symbol.dispose]();
+    session[Symbol.dispose]();
     model.dispose();
   }
 }

@@ -1,0 +1,40 @@
+import { expect, test } from "vitest";
+import { openBackend } from "../../src/backends/open.ts";
+import { RowWindowedAdamW } from "../../src/train/optimizer.ts";
+import { estimateSession, TrainingSession } from "../../src/train/session.ts";
+import { tinyModel } from "../model/tiny-model.ts";
+import { trainConfig } from "./tiny-run.ts";
+
+const shapes = { training: { N: 60, S: 4, Q: 0 }, scoring: { N: 20, S: 2, Q: 0 } };
+
+test.each(["reference", "cpu"] as const)("%s: the estimate is what the run allocates, to the byte", async (name) => {
+  await using backend = await openBackend(name, {});
+  for (const computeDtype of ["f32", "bf16"] as const) {
+    const model = tinyModel(backend, computeDtype);
+    const before = backend.allocatedBytes;
+    const config = trainConfig();
+    const { totalBytes, baseBytes } = estimateSession(backend, model, config, shapes);
+    {
+      using session = new TrainingSession(backend, model, config, shapes);
+      using _optimizer = new RowWindowedAdamW(backend, session.adapter, config.optimizer);
+      expect(backend.allocatedBytes - before).toBe(totalBytes - baseBytes);
+    }
+    model.dispose();
+  }
+});
+
+test("a budget moves the plan to recompute; one below the fixed parts is refused with the numbers and leaks nothing", async () => {
+  await using backend = await openBackend("reference", {});
+  const model = tinyModel(backend, "f32");
+  const roomy = estimateSession(backend, model, trainConfig(), shapes);
+  const tight = estimateSession(backend, model, trainConfig({}, { memoryBytes: roomy.totalBytes - 1000 }), shapes);
+  expect(roomy.plan.levels.every((level) => level === "keep")).toBe(true);
+  expect(tight.plan.levels.some((level) => level !== "keep")).toBe(true);
+  expect(tight.totalBytes).toBeLessThanOrEqual(roomy.totalBytes - 1000);
+  const before = backend.allocatedBytes;
+  expect(() => new TrainingSession(backend, model, trainConfig({}, { memoryBytes: 1000 }), shapes)).toThrowError(
+    expect.objectContaining({ code: "MEMORY_EXCEEDED" }),
+  );
+  expect(backend.allocatedBytes).toBe(before);
+  model.dispose();
+});
