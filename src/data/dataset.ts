@@ -20,6 +20,8 @@ export interface DatasetOptions {
   readonly overlong?: OverlongPolicy;
   /** Leave broken rows out and count them, instead of refusing the data. Default: false. */
   readonly skipBadRows?: boolean;
+  /** Stops the reading with INTERRUPTED. */
+  readonly signal?: AbortSignal;
 }
 
 export interface Dataset {
@@ -40,7 +42,7 @@ export interface Dataset {
 
 /**
  * Reads and tokenises whole files. Throws DATA_ROW_INVALID (all broken rows in one error), DATA_OVERLONG, DATA_EMPTY,
- * DATA_UNSUPPORTED, TEMPLATE_MISSING, TOKENIZER_INVALID, CONFIG_INVALID.
+ * DATA_UNSUPPORTED, TEMPLATE_MISSING, TOKENIZER_INVALID, CONFIG_INVALID, INTERRUPTED.
  */
 export async function loadDataset(
   sources: readonly ByteSource[],
@@ -54,8 +56,13 @@ export async function loadDataset(
     });
   }
   const builder = new Builder(options);
+  const breathe = breathing();
   for (const source of sources) {
     for await (const result of readRows(source)) {
+      await breathe();
+      if (options.signal?.aborted === true) {
+        throw new QdlError("INTERRUPTED", `data: reading ${source.name} was stopped; nothing was written`);
+      }
       builder.rows++;
       if ("reason" in result) {
         builder.faults.add(result);
@@ -130,6 +137,18 @@ function heldOutRows(heldOut: number, rows: number): number {
     `data: ${count} of ${rows} rows would be held out, expected fewer because training needs the rest`,
     { hint: "Hold out fewer rows, or give evaluation its own file.", details: { heldOut: count, rows } },
   );
+}
+
+/** Milliseconds of tokenising between two turns of the event loop, so that signals and timers are served. */
+const TURN_MS = 50;
+
+function breathing(): () => Promise<void> {
+  let last = performance.now();
+  return async () => {
+    if (performance.now() - last < TURN_MS) return;
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    last = performance.now();
+  };
 }
 
 class Builder {

@@ -59,11 +59,14 @@ interface Library {
 const id = z.int().nonnegative();
 const tokenName = z.union([z.string(), z.object({ content: z.string() }).transform((t) => t.content)]).nullish();
 
+/** BPE and WordPiece give each token its id; Unigram gives tokens with scores, in the order of their ids. */
+type Vocabulary = Readonly<Record<string, number>> | readonly (readonly [string, number])[];
+
 const tokenizerJsonSchema = z.looseObject({
   added_tokens: z.array(z.looseObject({ id, content: z.string(), special: z.boolean().optional() })).default([]),
   model: z.looseObject({
-    type: z.string().optional(),
-    vocab: z.union([z.record(z.string(), id), z.array(z.tuple([z.string(), z.number()]))]),
+    // Looked through by hand: a schema would copy some hundred thousand entries.
+    vocab: z.custom<Vocabulary>(isVocabulary, "expected every token to have a whole number as its id"),
   }),
 });
 
@@ -90,7 +93,7 @@ export function loadTokenizer(parts: TokenizerParts): Tokenizer {
   const json = parsePart(tokenizerJsonSchema, parts.tokenizerJson, "tokenizer.json");
   const config = parsePart(tokenizerConfigSchema, parts.tokenizerConfig ?? {}, "tokenizer_config.json");
   const generation = parsePart(generationConfigSchema, parts.generationConfig ?? {}, "generation_config.json");
-  const library = openLibrary(json, config);
+  const library = openLibrary(parts.tokenizerJson as object, config);
 
   const bosId = namedId(library, config.bos_token, "bos_token") ?? generation.bos_token_id ?? null;
   const eosId = namedId(library, config.eos_token, "eos_token");
@@ -235,10 +238,10 @@ function parsePart<T>(schema: z.ZodType<T>, value: unknown, name: string): T {
   throw invalid(`${name}: ${issue.path.join(".") || "the file"}: ${issue.message}`, { file: name, path: issue.path });
 }
 
-function openLibrary(json: TokenizerJson, config: TokenizerConfig): Library {
-  const parts = { decoder: null, post_processor: null, pre_tokenizer: null, normalizer: null, ...json };
+function openLibrary(json: object, config: TokenizerConfig): Library {
+  const absent = { added_tokens: [], decoder: null, post_processor: null, pre_tokenizer: null, normalizer: null };
   try {
-    return new HuggingFaceTokenizer(parts, config) as Library;
+    return new HuggingFaceTokenizer({ ...absent, ...json }, config) as Library;
   } catch (cause) {
     throw invalid(`tokenizer.json: ${cause instanceof Error ? cause.message : String(cause)}`, {}, cause);
   }
@@ -261,12 +264,18 @@ function namedId(library: Library, name: string | null | undefined, key: string)
   });
 }
 
+function isVocabulary(vocab: unknown): boolean {
+  if (Array.isArray(vocab)) return vocab.every((entry) => Array.isArray(entry) && typeof entry[0] === "string");
+  if (vocab === null || typeof vocab !== "object") return false;
+  return Object.values(vocab).every((value) => Number.isSafeInteger(value) && (value as number) >= 0);
+}
+
 function vocabularySize(json: TokenizerJson): number {
   const { vocab } = json.model;
-  let largest = Array.isArray(vocab) ? vocab.length - 1 : -1;
-  if (!Array.isArray(vocab)) for (const i of Object.values(vocab)) largest = Math.max(largest, i);
-  for (const added of json.added_tokens) largest = Math.max(largest, added.id);
-  return largest + 1;
+  let size = Array.isArray(vocab) ? vocab.length : 0;
+  if (!Array.isArray(vocab)) for (const value of Object.values(vocab)) size = Math.max(size, value + 1);
+  for (const added of json.added_tokens) size = Math.max(size, added.id + 1);
+  return size;
 }
 
 /**

@@ -122,6 +122,15 @@ describe("loading", () => {
     expect(error.message).toMatch(message);
   });
 
+  test("reading can be stopped, even from a timer", async () => {
+    const lines = Array.from({ length: 20_000 }, (_, i) => ({ text: `The cat ${i} sat on the mat.` }));
+    const controller = new AbortController();
+    const timer = setTimeout(() => controller.abort(), 60);
+    const error = await failure(load(lines, { signal: controller.signal }));
+    clearTimeout(timer);
+    expect(error.code).toBe("INTERRUPTED");
+  });
+
   test("no source at all", async () => {
     expect((await failure(loadDataset([], tokenizer, { seq: 8 }))).code).toBe("DATA_EMPTY");
   });

@@ -133,6 +133,14 @@ describe("vocabulary", () => {
     expect(() => checkVocabulary(late, 512)).toThrow(coded("VOCABULARY_MISMATCH"));
   });
 
+  test("may hold a token called __proto__", () => {
+    const json = tokenizerJson("byte-level");
+    const model = json.model as { vocab: object };
+    model.vocab = JSON.parse(`{"__proto__": 340, ${JSON.stringify(model.vocab).slice(1)}`);
+    const tokenizer = loadTokenizer({ tokenizerJson: json });
+    expect([tokenizer.size, tokenizer.token(340)]).toEqual([341, "__proto__"]);
+  });
+
   test("ids beyond it decode to nothing and are named by their number", () => {
     expect(tiny().decode([339, 5000], { skipSpecial: false })).toBe(tiny().token(339));
     expect(tiny().token(5000)).toBe("<id 5000>");
@@ -145,6 +153,9 @@ describe("broken parts are refused", () => {
   test.each<[string, Record<string, unknown>]>([
     ["no object", { tokenizerJson: [] }],
     ["no model", { tokenizerJson: {} }],
+    ["a vocabulary that is none", { tokenizerJson: { ...json, model: { ...model, vocab: "abc" } } }],
+    ["an id that is no number", { tokenizerJson: { ...json, model: { ...model, vocab: { a: "1" } } } }],
+    ["no merges", { tokenizerJson: { ...json, model: { ...model, merges: undefined } } }],
     ["a negative id", { tokenizerJson: { ...json, model: { ...model, vocab: { a: -1 } } } }],
     ["an unknown pre-tokenizer", { tokenizerJson: { ...json, pre_tokenizer: { type: "Nonsense" } } }],
     ["an end token outside the vocabulary", { tokenizerJson: json, tokenizerConfig: { eos_token: "<none>" } }],
