@@ -1,0 +1,145 @@
+// The kernel table: for each op, the order of its words (the order in which kernels/<op>.cc reads them) and its scratch.
+// Sizes that both sides must agree on are decided here and passed along.
+
+import { QdlError } from "../../errors.ts";
+import type { ArgsOf, OpName } from "../../ops/index.ts";
+import type { RankRange } from "../../ops/rank-range.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import type { Kernel, KernelTable } from "../backend.ts";
+import type { Words } from "./words.ts";
+
+/** Runs op `name` with the words that `write` puts down. */
+export type Call = (name: OpName, write: (words: Words) => void, scratch: Tensor | null) => void;
+
+/** Elements of one partial sum of sumSquares. */
+const SUM_STRETCH = 65536;
+/** Logits of one chunk of the loss: 16 MiB in f32. */
+const CHUNK_LOGITS = 4 << 20;
+/** Rows of a chunk: enough to be worth decoding the head's panels, at most one block of rows. */
+const CHUNK_ROWS = { least: 96, most: 510 };
+/** Scratch is aligned by the kernel. */
+const ALIGNMENT = 64;
+/** Tiles of attention are sized for this head dim in kernels/attention.h. */
+const LARGEST_HEAD = 512;
+
+export function kernelTable(call: Call, hasBf16Products: boolean): KernelTable {
+  const kernel = <K extends OpName>(
+    name: K,
+    write: (words: Words, args: ArgsOf<K>) => void,
+    scratchBytes?: (args: ArgsOf<K>) => number,
+  ): Kernel<K> => ({
+    run: (args, scratch) => call(name, (words) => write(words, args), scratch),
+    ...(scratchBytes && { scratchBytes }),
+  });
+  /** Bytes of an element of scratch that takes part in products of tensors of these dtypes. */
+  const operandBytes = (...tensors: readonly Tensor[]) =>
+    hasBf16Products && tensors.every((tensor) => tensor.dtype === "bf16") ? 2 : 4;
+
+  return {
+    fill: kernel("fill", (w, { y, value }) => w.tensor(y).number(value)),
+    cast: kernel("cast", (w, { x, y }) => w.tensors(x, y)),
+    add: kernel("add", (w, { a, b, y }) => w.tensors(a, b, y)),
+    sumSquares: kernel(
+      "sumSquares",
+      (w, { x, sum }) => w.tensors(x, sum).number(SUM_STRETCH),
+      ({ x }) => Math.ceil((x.rows * x.cols) / SUM_STRETCH) * 8 + ALIGNMENT,
+    ),
+    embed: kernel("embed", (w, { table, tokens, y }) => w.tensors(table, tokens, y)),
+    rmsNorm: kernel("rmsNorm", (w, { x, weight, y, rstd, eps }) => w.tensors(x, weight, y, rstd).number(eps)),
+    rmsNormBackward: kernel("rmsNormBackward", (w, { x, weight, rstd, dy, dx }) => w.tensors(x, weight, rstd, dy, dx)),
+    ropeTable: kernel("ropeTable", (w, { positions, frequencies, cosSin }) =>
+      w.tensors(positions, frequencies, cosSin),
+    ),
+    rope: kernel("rope", (w, { x, cosSin, y, direction }) =>
+      w.tensors(x, cosSin, y).number(direction === "forward" ? 0 : 1),
+    ),
+    attention: kernel("attention", (w, { q, k, v, starts, o, lse, headDim, scale }) =>
+      w.tensors(q, k, v, starts, o, lse).number(supportedHead(headDim)).number(scale),
+    ),
+    attentionBackward: kernel(
+      "attentionBackward",
+      (w, { q, k, v, starts, o, lse, dO, dq, dk, dv, headDim, scale }) =>
+        w.tensors(q, k, v, starts, o, lse, dO, dq, dk, dv).number(supportedHead(headDim)).number(scale),
+      ({ lse }) => 4 * lse.rows * lse.cols + ALIGNMENT,
+    ),
+    attentionCached: kernel("attentionCached", (w, { q, kCache, vCache, slots, lengths, o, headDim, scale }) =>
+      w.tensors(q, kCache, vCache, slots, lengths, o).number(supportedHead(headDim)).number(scale),
+    ),
+    kvAppend: kernel("kvAppend", (w, { x, rows, cache }) => w.tensors(x, rows, cache)),
+    swiglu: kernel("swiglu", (w, { gate, up, y }) => w.tensors(gate, up, y)),
+    swigluBackward: kernel("swigluBackward", (w, { gate, up, dy, dGate, dUp }) => w.tensors(gate, up, dy, dGate, dUp)),
+    matmul: kernel("matmul", (w, { x, weight, y }) => w.tensors(x, weight, y)),
+    adaptedLinears: kernel("adaptedLinears", (w, { x, weights, biases, a, b, t, y, ranges }) =>
+      w.tensor(x).weights(weights).list(biases).list(a).list(b).list(t).list(y).ranges(ranges, x.rows),
+    ),
+    adaptedLinearsBackward: kernel(
+      "adaptedLinearsBackward",
+      (w, { x, weights, a, b, t, dy, dx, da, db, ranges }) =>
+        w
+          .tensor(x)
+          .weights(weights)
+          .list(a)
+          .list(b)
+          .list(t)
+          .list(dy)
+          .tensor(dx)
+          .list(da)
+          .list(db)
+          .ranges(ranges, x.rows),
+      ({ x, a, ranges }) => operandBytes(x) * gradientElements(x.rows, a, ranges) + ALIGNMENT,
+    ),
+    linearCrossEntropy: kernel(
+      "linearCrossEntropy",
+      (w, { x, weight, targets, tokenWeights, loss, dx }) =>
+        w.tensors(x, weight, targets, tokenWeights, loss, dx).number(chunkRows(x, weight)),
+      ({ x, weight, dx }) => {
+        const rows = chunkRows(x, weight);
+        const logits = rows * roundUp(weight.rows, 16);
+        const inputs = rows * roundUp(x.cols, 16);
+        const bytes = operandBytes(x, weight);
+        const gradients = dx ? 4 * inputs + (bytes === 2 ? 2 * logits : 0) : 0;
+        return 4 * logits + bytes * inputs + gradients + 4 * x.rows + ALIGNMENT;
+      },
+    ),
+    quantize4bit: kernel("quantize4bit", (w, { w: weight, codes, absmax, format }) =>
+      w.tensors(weight, codes, absmax).number(format === "nf4" ? 0 : 1),
+    ),
+    quantizeScales: kernel("quantizeScales", (w, { absmax, map, codes, absmax2, offset }) =>
+      w.tensors(absmax, map, codes, absmax2, offset),
+    ),
+    dequantize: kernel("dequantize", (w, { weight, y }) => w.weight(weight).tensor(y)),
+    adamW: kernel("adamW", (w, { param, gradient, m, v, steps, copy, from, to, ...rates }) =>
+      w
+        .tensors(param, gradient, m, v, steps, copy)
+        .number(from)
+        .number(to)
+        .number(rates.learningRate)
+        .number(rates.beta1)
+        .number(rates.beta2)
+        .number(rates.epsilon)
+        .number(rates.weightDecay)
+        .number(rates.gradientScale),
+    ),
+  };
+}
+
+const roundUp = (value: number, to: number): number => Math.ceil(value / to) * to;
+
+function chunkRows(x: Tensor, weight: Tensor): number {
+  const rows = Math.floor(CHUNK_LOGITS / Math.max(1, weight.rows));
+  return Math.max(1, Math.min(x.rows, CHUNK_ROWS.most, Math.max(CHUNK_ROWS.least, rows)));
+}
+
+/** g of every linear, then gᵀ and tᵀ of every linear for one range at a time; rows are padded as in the kernel. */
+function gradientElements(rows: number, a: readonly (Tensor | null)[], ranges: readonly RankRange[]): number {
+  const rank = Math.max(0, ...ranges.map((range) => range.rank));
+  const longest = Math.max(0, ...ranges.map((range) => range.to - range.from));
+  const adapters = a.filter((entry) => entry !== null).length;
+  return adapters * (rows * roundUp(rank, 32) + 2 * rank * roundUp(longest, 32));
+}
+
+function supportedHead(headDim: number): number {
+  if (headDim > LARGEST_HEAD)
+    throw new QdlError("OP_UNSUPPORTED", `cpu: attention with head dim ${headDim}, expected at most ${LARGEST_HEAD}`);
+  return headDim;
+}

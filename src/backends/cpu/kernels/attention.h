@@ -1,0 +1,155 @@
+// What attention and its backward share: how segments are cut into tiles, and small products inside a thread's workspace.
+// Scores exist for one tile of QUERIES × KEYS at a time, never for a whole segment.
+#pragma once
+#include "gemm.h"
+
+namespace qdl {
+namespace QDL_ISA {
+
+constexpr int64_t QUERIES = 96;
+constexpr int64_t KEYS = 64;
+static_assert(KEYS % TILE_COLS == 0, "keys fill whole strips");
+
+/** Hands out 64-byte aligned pieces of a thread's workspace, behind the key of its panel (which stays valid). */
+class Arena {
+ public:
+  explicit Arena(uint8_t* workspace) : at_(workspace + 64) {}
+  template <class T>
+  QDL_INLINE_MEMBER T* take(int64_t count) {
+    T* piece = reinterpret_cast<T*>(at_);
+    at_ += roundUp(count * sizeof(T), 64);
+    return piece;
+  }
+
+ private:
+  uint8_t* at_;
+};
+
+/** Segments of packed rows; starts that lie outside the rows or run backwards are cut to what is inside. */
+struct Segments {
+  Tensor starts;
+  int64_t rows;
+  QDL_INLINE_MEMBER int64_t bound(int64_t s) const { return most(0, least(rows, *at<int32_t>(starts, s))); }
+  QDL_INLINE_MEMBER int64_t count() const { return starts.rows - 1; }
+  /** First row behind the last segment: from here on rows are padding. */
+  QDL_INLINE_MEMBER int64_t end() const { return bound(starts.rows - 1); }
+};
+
+/** Rows from..to−1 of one segment, cut into tiles of `height` rows counted over all segments. */
+struct SegmentTile {
+  int64_t start, stop;  // the segment
+  int64_t from, to;     // the tile
+};
+
+QDL_INLINE int64_t tilesOf(const Segments& segments, int64_t height) {
+  int64_t tiles = 0;
+  for (int64_t s = 0; s < segments.count(); s++)
+    tiles += most(0, ceilDiv(segments.bound(s + 1) - segments.bound(s), height));
+  return tiles;
+}
+QDL_INLINE SegmentTile tileAt(const Segments& segments, int64_t height, int64_t tile) {
+  for (int64_t s = 0; s < segments.count(); s++) {
+    const int64_t start = segments.bound(s), stop = segments.bound(s + 1), tiles = most(0, ceilDiv(stop - start, height));
+    if (tile < tiles) return {start, stop, start + tile * height, least(stop, start + (tile + 1) * height)};
+    tile -= tiles;
+  }
+  return {};
+}
+
+/** Zeroes columns of the padding rows. */
+QDL_INLINE void zeroPadding(Context& context, const Segments& segments, const Tensor& t) {
+  const int64_t first = segments.count() > 0 ? segments.bound(0) : 0, end = segments.end();
+  eachRow(context, first + t.rows - end, t.cols, [&](int64_t i) { zeroRow(t, i < first ? i : end + i - first, 0, t.cols); });
+}
+
+/** A block of rows × cols as E: in place, or converted into `buffer`. */
+template <class C>
+struct Block {
+  const typename C::E* data;
+  int64_t pitch;
+};
+template <class C>
+QDL_INLINE Block<C> blockOf(const Tensor& t, int64_t row, int64_t rows, int64_t col, int64_t cols, typename C::E* buffer) {
+  typedef typename C::E E;
+  if (t.dtype == (C::PAIR == 1 ? F32 : BF16)) return {at<E>(t, row, col), t.stride};
+  for (int64_t i = 0; i < rows; i++)
+    if constexpr (C::PAIR == 1)
+      widen(at<uint16_t>(t, row + i, col), cols, buffer + i * cols);
+    else
+      narrow(at<float>(t, row + i, col), cols, buffer + i * cols);
+  return {buffer, cols};
+}
+
+/** Rows row..row+rows−1 and columns col.. of a tensor as a matrix of its own. */
+QDL_INLINE Source part(const Tensor& t, int64_t row, int64_t col) {
+  Tensor view = t;
+  view.data = address(t, row, col);
+  return sourceOf(view, false);
+}
+
+/** Words of the strips of a right operand. */
+template <class C>
+QDL_INLINE int64_t stripWords(int64_t depth, int64_t cols) {
+  return steps(depth, C::PAIR) * roundUp(cols, LANES);
+}
+
+/** Packs the transpose of a rows × depth matrix: the right operand of left·matrixᵀ. */
+template <class C>
+static void packTransposed(const Source& s, int64_t depth, int64_t cols, uint32_t* out, uint32_t* staging) {
+  for (int64_t col = 0; col < cols; col += TILE_COLS) {
+    const int width = static_cast<int>(least(TILE_COLS, roundUp(cols - col, LANES)));
+    packRows<C>(s, 0, static_cast<int>(depth), col, cols - col, width, out, staging);
+    out += steps(depth, C::PAIR) * width;
+  }
+}
+/** Packs a depth × cols matrix: the right operand of left·matrix. */
+template <class C>
+static void packPlain(const Source& s, int64_t depth, int64_t cols, uint32_t* out) {
+  for (int64_t col = 0; col < cols; col += TILE_COLS) {
+    const int width = static_cast<int>(least(TILE_COLS, roundUp(cols - col, LANES)));
+    packCols<C>(s, 0, static_cast<int>(depth), col, cols - col, width, out);
+    out += steps(depth, C::PAIR) * width;
+  }
+}
+/** out[rows, cols] (=|+=) left[rows, depth] · strips; `pitchOut` has room for whole vectors. */
+template <class C>
+static void timesStrips(const Block<C>& left, int64_t rows, int64_t depth, const uint32_t* strips, int64_t cols, float* out,
+                        int64_t pitchOut, bool accumulate) {
+  for (int64_t col = 0; col < cols; col += TILE_COLS) {
+    const int width = static_cast<int>(least(TILE_COLS, roundUp(cols - col, LANES)));
+    for (int64_t row = 0; row < rows; row += TILE_ROWS) {
+      const Piece<C> piece = {left.data + row * left.pitch, left.pitch, depth, strips};
+      runTile<C>(static_cast<int>(least(TILE_ROWS, rows - row)), width / LANES, &piece, 1, out + row * pitchOut + col, pitchOut,
+                 accumulate);
+    }
+    strips += steps(depth, C::PAIR) * width;
+  }
+}
+
+/** One row of a tile of scores, rounded to E. */
+template <class C>
+QDL_INLINE void storeScores(typename C::E* out, vf value) {
+  if constexpr (C::PAIR == 1)
+    store(out, value);
+  else
+    store(out, narrow(value));
+}
+
+/** n sums of a row times a factor, into the output. */
+QDL_INLINE void writeRow(const Tensor& t, int64_t row, int64_t col, int64_t n, float* values, float factor) {
+  for (int64_t j = 0; j < n; j++) values[j] *= factor;
+  if (t.dtype == BF16)
+    narrow(values, n, at<uint16_t>(t, row, col));
+  else
+    memcpy(at<float>(t, row, col), values, n * 4);
+}
+
+/** −∞ in the lanes from `limit` on, 0 before: added to scores, it hides the keys behind a query. */
+QDL_INLINE vf hidden(int64_t limit) {
+  vf mask;
+  for (int i = 0; i < LANES; i++) mask[i] = i < limit ? 0.0f : -INFINITY;
+  return mask;
+}
+
+}  // namespace QDL_ISA
+}  // namespace qdl

@@ -1,0 +1,259 @@
+// The product core: out = scale·Σ_terms left·right (+ bias), in f32, rounded once. A frozen weight and its adapter are two
+// terms of one sum, so the rank-b part costs b more steps of depth and no extra pass over y; dX adds up several weights
+// the same way.
+//
+// A work item owns one panel of columns and one block of rows: it decodes the panel into its thread's workspace (L2) and
+// runs register tiles over the rows. Items of one panel are neighbours, and a thread keeps its panel while it can, so a
+// weight is decoded about once per thread and not once per block. Bytes that must move: every right operand once per
+// thread that meets it, the left operand once per panel (from L2/L3), the output once.
+// Every output element is one fixed sequence of additions, whoever computes it: bits do not depend on threads.
+#pragma once
+#include "tile.h"
+
+namespace qdl {
+namespace QDL_ISA {
+
+constexpr int MAX_TERMS = 4;
+constexpr int64_t PANEL_WORDS = 32768;  // 128 KiB: a panel, half of a small L2
+constexpr int64_t STAGE_DEPTH = 2048;   // elements: bounds the converted left rows, 48 KiB
+constexpr int64_t BLOCK_ROWS = 510;     // whole tiles; their sums take 128 KiB
+constexpr int64_t SHORT_ROWS = 6;      // at most so many rows go through short.h
+constexpr int SHORT_DEPTH = 1024;      // elements that it decodes at a time
+
+/** left[rows, depth] times `right`, which is read along its rows (x·Wᵀ) or down its columns (dY·W). */
+struct Term {
+  Tensor left;
+  Source right;
+  bool columns;
+  int64_t depth;
+};
+
+struct Product {
+  Term base[MAX_TERMS];
+  int bases;
+  /** Terms whose depth is the rank of the row's range. */
+  Term ranked[MAX_TERMS];
+  int rankeds;
+  Tensor out;
+  Tensor bias;  // [1, cols] or null
+  float scale;
+  bool accumulate;
+};
+
+QDL_INLINE int64_t fromOf(const Ranges& ranges, int64_t r) { return static_cast<int64_t>(ranges.list[r].from); }
+QDL_INLINE int64_t toOf(const Ranges& ranges, int64_t r) { return static_cast<int64_t>(ranges.list[r].to); }
+QDL_INLINE int64_t rankOf(const Ranges& ranges, int64_t r) { return static_cast<int64_t>(ranges.list[r].rank); }
+/** The range that holds a row. */
+QDL_INLINE int64_t rangeAt(const Ranges& ranges, int64_t row) {
+  int64_t r = 0;
+  while (r < ranges.count && toOf(ranges, r) <= row) r++;
+  return r;
+}
+
+QDL_INLINE void addBase(Product& p, const Tensor& left, const Source& right, bool columns, int64_t depth) {
+  p.base[p.bases++] = {left, right, columns, depth};
+}
+QDL_INLINE void addRanked(Product& p, const Tensor& left, const Source& right, bool columns) {
+  p.ranked[p.rankeds++] = {left, right, columns, 0};
+}
+QDL_INLINE Product productInto(const Tensor& out) {
+  Product p = {};
+  p.out = out;
+  p.scale = 1;
+  return p;
+}
+
+/** A thread's workspace, as products use it. */
+struct Workspace {
+  /** What the panel holds: product number, panel, range. */
+  struct Key {
+    uint64_t call;
+    int64_t panel, range;
+  } key;
+  alignas(64) uint32_t panel[PANEL_WORDS];
+  float sums[BLOCK_ROWS * TILE_COLS];
+  uint32_t left[TILE_ROWS * (STAGE_DEPTH + 2 * MAX_TERMS)];
+  uint32_t staging[LANES * PACK_WORDS > SHORT_DEPTH ? LANES * PACK_WORDS : SHORT_DEPTH];
+};
+static_assert(sizeof(Workspace) <= WORKSPACE_BYTES, "the workspace must hold a product");
+
+QDL_INLINE Workspace& workspaceOf(Context& context, int thread) {
+  return *reinterpret_cast<Workspace*>(context.workspaces[thread]);
+}
+
+/** Writes one row of sums to the output. `bias` has TILE_COLS entries. */
+QDL_INLINE void finishRow(const Product& p, const float* bias, int64_t row, int64_t col, int n, const float* sums) {
+  alignas(64) float value[TILE_COLS], old[TILE_COLS];
+  for (int j = 0; j < TILE_COLS; j += LANES) store(value + j, load<vf>(sums + j) * splat(p.scale) + load<vf>(bias + j));
+  if (p.accumulate) {
+    const float* before = read(p.out, row, col, n, old);
+    for (int j = 0; j < n; j++) value[j] += before[j];
+  }
+  if (p.out.dtype == BF16)
+    narrow(value, n, at<uint16_t>(p.out, row, col));
+  else
+    memcpy(at<float>(p.out, row, col), value, n * 4);
+}
+
+QDL_INLINE void readBias(const Product& p, int64_t col, int n, float* bias) {
+  memset(bias, 0, TILE_COLS * 4);
+  if (!p.bias.data) return;
+  float buffer[TILE_COLS];
+  memcpy(bias, read(p.bias, 0, col, n, buffer), n * 4);
+}
+
+/** The part of one term that a stage holds. */
+struct Slice {
+  const Term* term;
+  int64_t from, depth;
+  const uint32_t* panel;
+};
+
+/** Rows of a slice's left operand as E: in place if they are E already, else converted. */
+template <class C>
+QDL_INLINE Piece<C> pieceOf(const Slice& slice, int64_t row, int rows, uint32_t*& buffer) {
+  typedef typename C::E E;
+  const Tensor& left = slice.term->left;
+  if (left.dtype == (C::PAIR == 1 ? F32 : BF16)) return {at<E>(left, row, slice.from), left.stride, slice.depth, slice.panel};
+  const int64_t words = steps(slice.depth, C::PAIR);
+  E* copy = reinterpret_cast<E*>(buffer);
+  for (int i = 0; i < rows; i++) {
+    E* to = reinterpret_cast<E*>(buffer + i * words);
+    if constexpr (C::PAIR == 1)
+      widen(at<uint16_t>(left, row + i, slice.from), slice.depth, to);
+    else
+      narrow(at<float>(left, row + i, slice.from), slice.depth, to);
+  }
+  buffer += rows * words;
+  return {copy, words * C::PAIR, slice.depth, slice.panel};
+}
+
+/** The columns that one work item owns. */
+struct Strip {
+  int64_t col;
+  int cols, vectors, width;
+};
+
+/** Rows row0..row1−1 of one strip: sums over `terms`; `fresh` starts from zero, `last` writes the output. */
+template <class C>
+static void sweep(Workspace& w, const Product& p, const Strip& strip, const float* bias, const Term* const* terms,
+                  const int64_t* depths, int count, int64_t row0, int64_t row1, float* sums, bool fresh, bool last,
+                  const Workspace::Key& key) {
+  int64_t total = 0;
+  for (int i = 0; i < count; i++) total += steps(depths[i], C::PAIR);
+  const int64_t capacity = least(PANEL_WORDS / strip.width, STAGE_DEPTH / C::PAIR);
+  const int64_t stages = most(1, ceilDiv(total, capacity));
+  // Equal stages, cut at whole quantisation blocks where that fits.
+  const int64_t stageWords = least(capacity, roundUp(ceilDiv(total, stages), BLOCK / C::PAIR));
+  const bool kept = w.key.call == key.call && w.key.panel == key.panel && w.key.range == key.range;
+  w.key.call = 0;
+  int term = 0;
+  int64_t from = 0;
+  bool end = false;
+  for (bool first = true; !end; first = false) {
+    Slice slices[2 * MAX_TERMS];
+    int sliceCount = 0;
+    for (int64_t used = 0; term < count && used < stageWords;) {
+      const int64_t depth = least(depths[term] - from, (stageWords - used) * C::PAIR);
+      if (depth > 0) {
+        uint32_t* panel = w.panel + used * strip.width;
+        const Term& t = *terms[term];
+        if (!(kept && first)) {
+          if (t.columns)
+            packCols<C>(t.right, from, static_cast<int>(depth), strip.col, strip.cols, strip.width, panel);
+          else
+            packRows<C>(t.right, from, static_cast<int>(depth), strip.col, strip.cols, strip.width, panel, w.staging);
+        }
+        slices[sliceCount++] = {&t, from, depth, panel};
+        used += steps(depth, C::PAIR);
+        from += depth;
+      }
+      if (from == depths[term]) term++, from = 0;
+    }
+    while (term < count && depths[term] == 0) term++;
+    end = term == count;
+    if (end && first) w.key = key;
+    for (int64_t row = row0; row < row1; row += TILE_ROWS) {
+      const int rows = static_cast<int>(least(TILE_ROWS, row1 - row));
+      Piece<C> pieces[2 * MAX_TERMS];
+      uint32_t* buffer = w.left;
+      for (int i = 0; i < sliceCount; i++) pieces[i] = pieceOf<C>(slices[i], row, rows, buffer);
+      // One stage alone needs no memory of sums between stages: its tile goes through the first rows' place, in L1.
+      float* out = sums + (first && end && fresh && last ? 0 : (row - row0) * TILE_COLS);
+      runTile<C>(rows, strip.vectors, pieces, sliceCount, out, TILE_COLS, !(first && fresh));
+      if (end && last)
+        for (int i = 0; i < rows; i++) finishRow(p, bias, row + i, strip.col, strip.cols, out + i * TILE_COLS);
+    }
+  }
+}
+
+template <class C>
+static void multiplyBlock(Workspace& w, const Product& p, const Ranges& ranges, int64_t row0, int64_t row1, const Strip& strip,
+                          Workspace::Key key) {
+  alignas(64) float bias[TILE_COLS];
+  readBias(p, strip.col, strip.cols, bias);
+  const Term* terms[2 * MAX_TERMS];
+  int64_t depths[2 * MAX_TERMS];
+  for (int i = 0; i < p.bases; i++) terms[i] = &p.base[i], depths[i] = p.base[i].depth;
+  int64_t r = rangeAt(ranges, row0);
+  const bool ranked = p.rankeds > 0 && r < ranges.count;
+  if (!ranked || toOf(ranges, r) >= row1) {
+    int count = p.bases;
+    for (int i = 0; ranked && i < p.rankeds; i++) terms[count] = &p.ranked[i], depths[count++] = rankOf(ranges, r);
+    key.range = ranked ? r : 0;
+    sweep<C>(w, p, strip, bias, terms, depths, count, row0, row1, w.sums, true, true, key);
+    return;
+  }
+  // The block spans several ranks: the base for all rows, then each range's own adapter rows on top.
+  key.range = -1;
+  sweep<C>(w, p, strip, bias, terms, depths, p.bases, row0, row1, w.sums, true, false, key);
+  for (; r < ranges.count && fromOf(ranges, r) < row1; r++) {
+    const int64_t from = most(row0, fromOf(ranges, r)), to = least(row1, toOf(ranges, r));
+    if (from >= to || rankOf(ranges, r) == 0) continue;
+    for (int i = 0; i < p.rankeds; i++) terms[i] = &p.ranked[i], depths[i] = rankOf(ranges, r);
+    key.range = r;
+    sweep<C>(w, p, strip, bias, terms, depths, p.rankeds, from, to, w.sums + (from - row0) * TILE_COLS, false, false, key);
+    w.key.call = 0;
+  }
+  for (int64_t row = row0; row < row1; row++)
+    finishRow(p, bias, row, strip.col, strip.cols, w.sums + (row - row0) * TILE_COLS);
+}
+
+/** Products that share rows row0..row1−1; each has its own columns. */
+template <class C>
+static void multiply(Context& context, const Product* products, int count, int64_t row0, int64_t row1, const Ranges& ranges) {
+  if (row1 <= row0) return;
+  int64_t panels = 0;
+  bool kept = true;  // every product's depth fits in one stage
+  for (int i = 0; i < count; i++) {
+    panels += ceilDiv(products[i].out.cols, TILE_COLS);
+    int64_t words = 0;
+    for (int t = 0; t < products[i].bases; t++) words += steps(products[i].base[t].depth, C::PAIR);
+    kept = kept && words <= least(PANEL_WORDS / TILE_COLS, STAGE_DEPTH / C::PAIR);
+  }
+  if (panels == 0) return;
+  // Enough items to share out, but blocks tall enough to be worth a panel.
+  const int64_t rows = row1 - row0;
+  const int64_t wanted = ceilDiv(kept ? 64 : 16, panels), tallest = ceilDiv(rows, kept ? 96 : 252);
+  const int64_t blocks = most(least(wanted, tallest), ceilDiv(rows, BLOCK_ROWS));
+  const int64_t height = roundUp(ceilDiv(rows, blocks), TILE_ROWS);
+  const uint64_t call = ++context.sequence;
+  auto item = [&](int64_t i, int thread) {
+    int64_t panel = i / blocks;
+    const int64_t from = row0 + i % blocks * height, to = least(row1, from + height);
+    if (from >= to) return;
+    int which = 0;
+    while (panel >= ceilDiv(products[which].out.cols, TILE_COLS)) panel -= ceilDiv(products[which++].out.cols, TILE_COLS);
+    const Product& p = products[which];
+    Strip strip;
+    strip.col = panel * TILE_COLS;
+    strip.cols = static_cast<int>(least(TILE_COLS, p.out.cols - strip.col));
+    strip.vectors = static_cast<int>(ceilDiv(strip.cols, LANES));
+    strip.width = strip.vectors * LANES;
+    multiplyBlock<C>(workspaceOf(context, thread), p, ranges, from, to, strip, {call, i / blocks, 0});
+  };
+  parallel(context, panels * blocks, item);
+}
+
+}  // namespace QDL_ISA
+}  // namespace qdl

@@ -1,0 +1,154 @@
+// Panels: the right operand of a product, `width` columns by `depth` steps, laid out in the order in which a register tile
+// reads it. A panel is made of 32-bit words: one f32, or two bf16 of neighbouring steps (what a bf16 dot product eats).
+//   word [step][column];  step = one k (f32) or two (bf16; an odd last one is paired with zero)
+// Columns beyond the matrix are zero.
+#pragma once
+#include "decode.h"
+
+namespace qdl {
+namespace QDL_ISA {
+
+/** How products are computed: f32 fused multiply–adds. */
+struct ComputeF32 {
+  typedef float E;
+  static constexpr int PAIR = 1;
+};
+#if defined(__AVX512BF16__)
+#define QDL_HAS_BF16_DOT 1
+/** bf16 pairs, accumulated in f32 by vdpbf16ps. */
+struct ComputeBf16 {
+  typedef uint16_t E;
+  static constexpr int PAIR = 2;
+};
+#else
+#define QDL_HAS_BF16_DOT 0
+#endif
+
+/** Calls function(compute) with the fastest way of computing products of activations of this dtype. */
+template <class Function>
+QDL_INLINE void withCompute(DType dtype, Function function) {
+#if QDL_HAS_BF16_DOT
+  if (dtype == BF16) return function(ComputeBf16{});
+#endif
+  (void)dtype;
+  function(ComputeF32{});
+}
+
+/** Compute dtype of a product with a dense weight of a dtype of its own: an f32 weight beside bf16 rows stays f32. */
+QDL_INLINE DType commonDtype(const Tensor& x, const Tensor& weight) {
+  return x.dtype == BF16 && weight.dtype == BF16 ? BF16 : F32;
+}
+
+/** Whether f32 values must be rounded to bf16 on the way into a product of this compute dtype. */
+template <class C>
+QDL_INLINE bool rounds(DType dtype) {
+  return dtype == BF16 && C::PAIR == 1;
+}
+
+QDL_INLINE int64_t steps(int64_t depth, int pair) { return (depth + pair - 1) / pair; }
+
+/** out[j·pitch + r] = in[r·pitchIn + j] for LANES × LANES words. */
+QDL_INLINE void transposeTile(const uint32_t* in, int64_t pitchIn, uint32_t* out, int64_t pitch) {
+#if defined(__AVX512F__)
+  __m512i r[16], x[16], y[16];
+  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(in + i * pitchIn);
+  for (int i = 0; i < 8; i++) {
+    x[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    x[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; i++) {
+    y[4 * i] = _mm512_unpacklo_epi64(x[4 * i], x[4 * i + 2]);
+    y[4 * i + 1] = _mm512_unpackhi_epi64(x[4 * i], x[4 * i + 2]);
+    y[4 * i + 2] = _mm512_unpacklo_epi64(x[4 * i + 1], x[4 * i + 3]);
+    y[4 * i + 3] = _mm512_unpackhi_epi64(x[4 * i + 1], x[4 * i + 3]);
+  }
+  for (int j = 0; j < 4; j++) {
+    __m512i a = _mm512_shuffle_i32x4(y[j], y[j + 4], 0x88), b = _mm512_shuffle_i32x4(y[j + 8], y[j + 12], 0x88);
+    __m512i c = _mm512_shuffle_i32x4(y[j], y[j + 4], 0xdd), d = _mm512_shuffle_i32x4(y[j + 8], y[j + 12], 0xdd);
+    _mm512_storeu_si512(out + j * pitch, _mm512_shuffle_i32x4(a, b, 0x88));
+    _mm512_storeu_si512(out + (j + 8) * pitch, _mm512_shuffle_i32x4(a, b, 0xdd));
+    _mm512_storeu_si512(out + (j + 4) * pitch, _mm512_shuffle_i32x4(c, d, 0x88));
+    _mm512_storeu_si512(out + (j + 12) * pitch, _mm512_shuffle_i32x4(c, d, 0xdd));
+  }
+#elif defined(__AVX2__)
+  __m256 r[8], x[8];
+  for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(in + i * pitchIn));
+  for (int i = 0; i < 4; i++) {
+    x[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    x[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+  for (int half = 0; half < 2; half++) {
+    __m256 a = x[4 * half], b = x[4 * half + 1], c = x[4 * half + 2], d = x[4 * half + 3];
+    r[4 * half] = _mm256_shuffle_ps(a, c, 0x44);
+    r[4 * half + 1] = _mm256_shuffle_ps(a, c, 0xee);
+    r[4 * half + 2] = _mm256_shuffle_ps(b, d, 0x44);
+    r[4 * half + 3] = _mm256_shuffle_ps(b, d, 0xee);
+  }
+  for (int j = 0; j < 4; j++) {
+    _mm256_storeu_ps(reinterpret_cast<float*>(out + j * pitch), _mm256_permute2f128_ps(r[j], r[j + 4], 0x20));
+    _mm256_storeu_ps(reinterpret_cast<float*>(out + (j + 4) * pitch), _mm256_permute2f128_ps(r[j], r[j + 4], 0x31));
+  }
+#else
+  for (int j = 0; j < LANES; j++)
+    for (int r = 0; r < LANES; r++) out[j * pitch + r] = in[r * pitchIn + j];
+#endif
+}
+
+/** Words of a row that are decoded before they are transposed: 16 rows of them stay in L1. */
+constexpr int PACK_WORDS = 128;
+
+/**
+ * A panel whose column j is row col+j of `s` (y = x·Wᵀ: the depth runs along the rows of W).
+ * `staging` holds LANES rows of PACK_WORDS words.
+ */
+template <class C>
+static void packRows(const Source& s, int64_t from, int depth, int64_t col, int64_t cols, int width, uint32_t* out,
+                     uint32_t* staging) {
+  typedef typename C::E E;
+  for (int group = 0; group < width; group += LANES) {
+    const int valid = static_cast<int>(most(0, least(LANES, cols - group)));
+    for (int r = valid; r < LANES; r++) memset(staging + r * PACK_WORDS, 0, PACK_WORDS * 4);
+    for (int k = 0; k < depth; k += PACK_WORDS * C::PAIR) {
+      const int n = static_cast<int>(least(PACK_WORDS * C::PAIR, depth - k));
+      const int words = static_cast<int>(steps(n, C::PAIR));
+      for (int r = 0; r < valid; r++) {
+        E* row = reinterpret_cast<E*>(staging + r * PACK_WORDS);
+        run(s, col + group + r, from + k, n, row);
+        if (n % C::PAIR) row[n] = 0;
+      }
+      uint32_t* panel = out + static_cast<int64_t>(k / C::PAIR) * width + group;
+      int w = 0;
+      for (; w + LANES <= words; w += LANES) transposeTile(staging + w, PACK_WORDS, panel + static_cast<int64_t>(w) * width, width);
+      for (; w < words; w++)
+        for (int r = 0; r < LANES; r++) panel[static_cast<int64_t>(w) * width + r] = staging[r * PACK_WORDS + w];
+    }
+  }
+}
+
+/** A panel whose step k is row from+k of `s`, columns col… (dX = dY·W: the depth runs down the columns of W). */
+template <class C>
+static void packCols(const Source& s, int64_t from, int depth, int64_t col, int64_t cols, int width, uint32_t* out) {
+  const int n = static_cast<int>(least(width, cols));
+  if constexpr (C::PAIR == 1) {
+    for (int k = 0; k < depth; k++, out += width) {
+      run(s, from + k, col, n, reinterpret_cast<float*>(out));
+      for (int j = n; j < width; j++) out[j] = 0;
+    }
+  } else {
+    alignas(64) uint16_t even[TILE_VECTORS * LANES] = {}, odd[TILE_VECTORS * LANES] = {};
+    for (int k = 0; k < depth; k += 2, out += width) {
+      run(s, from + k, col, n, even);
+      if (k + 1 < depth)
+        run(s, from + k + 1, col, n, odd);
+      else
+        memset(odd, 0, sizeof odd);
+      for (int j = 0; j < width; j += LANES) {
+        vu low = __builtin_convertvector(load<vh>(even + j), vu), high = __builtin_convertvector(load<vh>(odd + j), vu);
+        store(out + j, low | high << 16);
+      }
+    }
+  }
+}
+
+}  // namespace QDL_ISA
+}  // namespace qdl

@@ -1,0 +1,70 @@
+// Element-wise kernels see every float tensor as f32, a short run of one row at a time: f32 memory is used in place, bf16
+// goes through a small buffer in L1. So one loop serves every mixture of dtypes.
+#pragma once
+#include "simd.h"
+
+namespace qdl {
+namespace QDL_ISA {
+
+/** Elements of one run. */
+constexpr int RUN = 512;
+/** Elements that one work item should touch: large enough to hide the cost of taking it. */
+constexpr int64_t ITEM_ELEMENTS = 16384;
+
+QDL_INLINE uint8_t* address(const Tensor& t, int64_t row, int64_t col) {
+  const int64_t bytes = t.dtype == BF16 ? 2 : t.dtype == U8 ? 1 : 4;
+  return t.data + (row * t.stride + col) * bytes;
+}
+template <class E>
+QDL_INLINE E* at(const Tensor& t, int64_t row, int64_t col = 0) {
+  return reinterpret_cast<E*>(t.data) + row * t.stride + col;
+}
+
+/** n values of a row as f32: the memory itself, or `buffer` after conversion. */
+QDL_INLINE const float* read(const Tensor& t, int64_t row, int64_t col, int64_t n, float* buffer) {
+  if (t.dtype == F32) return at<float>(t, row, col);
+  widen(at<uint16_t>(t, row, col), n, buffer);
+  return buffer;
+}
+QDL_INLINE float readOne(const Tensor& t, int64_t row, int64_t col) {
+  return t.dtype == F32 ? *at<float>(t, row, col) : widen(*at<uint16_t>(t, row, col));
+}
+/** Where to compute n values of an output row: the memory itself, or `buffer`, which `commit` then rounds into place. */
+QDL_INLINE float* target(const Tensor& t, int64_t row, int64_t col, float* buffer) {
+  return t.dtype == F32 ? at<float>(t, row, col) : buffer;
+}
+QDL_INLINE void commit(const Tensor& t, int64_t row, int64_t col, int64_t n, const float* buffer) {
+  if (t.dtype == BF16) narrow(buffer, n, at<uint16_t>(t, row, col));
+}
+
+QDL_INLINE void zeroRow(const Tensor& t, int64_t row, int64_t col, int64_t n) {
+  memset(address(t, row, col), 0, n * (t.dtype == BF16 ? 2 : 4));
+}
+
+/** Calls function(row, col, n) for runs of at most RUN elements that cover rows × cols; cut by shape only. */
+template <class Function>
+QDL_INLINE void eachRun(Context& context, int64_t rows, int64_t cols, Function function) {
+  if (rows <= 0 || cols <= 0) return;
+  const int64_t width = least(cols, ITEM_ELEMENTS), across = ceilDiv(cols, width);
+  const int64_t height = most(1, ITEM_ELEMENTS / width), down = ceilDiv(rows, height);
+  auto item = [&](int64_t i, int) {
+    const int64_t row0 = i / across * height, col0 = i % across * width;
+    for (int64_t row = row0; row < least(rows, row0 + height); row++)
+      for (int64_t col = col0; col < least(cols, col0 + width); col += RUN)
+        function(row, col, least(RUN, least(cols, col0 + width) - col));
+  };
+  parallel(context, down * across, item);
+}
+
+/** Calls function(row) for every row, several rows to a work item; `work` is the elements that one row touches. */
+template <class Function>
+QDL_INLINE void eachRow(Context& context, int64_t rows, int64_t work, Function function) {
+  const int64_t height = most(1, ITEM_ELEMENTS / most(1, work));
+  auto item = [&](int64_t i, int) {
+    for (int64_t row = i * height; row < least(rows, (i + 1) * height); row++) function(row);
+  };
+  parallel(context, ceilDiv(rows, height), item);
+}
+
+}  // namespace QDL_ISA
+}  // namespace qdl

@@ -1,0 +1,169 @@
+// One vector type per instruction set, on the compiler's vector extensions: the same source gives AVX-512, AVX2, NEON and
+// plain SSE2 code. Everything lives in a namespace of its own per build, so that the linker can never put one build's
+// copy of an inline function in place of another's. No function of the standard library's templates is used below here.
+#pragma once
+#include <cmath>
+#include <cstring>
+
+#include "pool.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define QDL_INLINE static inline __attribute__((always_inline))
+#define QDL_INLINE_MEMBER inline __attribute__((always_inline))
+
+namespace qdl {
+namespace QDL_ISA {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+constexpr int TILE_VECTORS = 4;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+constexpr int TILE_VECTORS = 2;
+#elif defined(__aarch64__)
+constexpr int LANES = 4;
+constexpr int TILE_VECTORS = 4;
+#else
+constexpr int LANES = 4;
+constexpr int TILE_VECTORS = 2;
+#endif
+
+typedef float vf __attribute__((vector_size(LANES * 4)));
+typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
+typedef uint16_t vh __attribute__((vector_size(LANES * 2)));
+
+template <class V, class P>
+QDL_INLINE V load(const P* p) {
+  V v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V, class P>
+QDL_INLINE void store(P* p, V v) {
+  memcpy(p, &v, sizeof v);
+}
+QDL_INLINE vf splat(float x) { return x - vf{}; }
+
+/** a·b + c, rounded once where the CPU has it. */
+QDL_INLINE vf fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+QDL_INLINE float sum(vf v) {
+  float lanes[LANES];
+  store(lanes, v);
+  for (int half = LANES / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+QDL_INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
+QDL_INLINE float maximum(vf v) {
+  float lanes[LANES];
+  store(lanes, v);
+  float best = lanes[0];
+  for (int i = 1; i < LANES; i++) best = lanes[i] > best ? lanes[i] : best;
+  return best;
+}
+
+QDL_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+QDL_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+QDL_INLINE int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+QDL_INLINE int64_t roundUp(int64_t a, int64_t b) { return ceilDiv(a, b) * b; }
+
+// bf16 is the upper half of a float. Rounding to nearest even is integer arithmetic (and not the CPU's instruction, which
+// flushes subnormals), so every build rounds alike. NaN stays NaN.
+
+QDL_INLINE float widen(uint16_t bits) {
+  uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  memcpy(&value, &wide, 4);
+  return value;
+}
+QDL_INLINE uint16_t narrow(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+QDL_INLINE vf widen(vh bits) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)bits), 16);
+#elif defined(__AVX2__)
+  return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)bits), 16);
+#else
+  return (vf)(__builtin_convertvector(bits, vu) << 16);
+#endif
+}
+QDL_INLINE vh narrow(vf value) {
+  vu bits = (vu)value;
+  vu rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  vu quiet = bits >> 16 | 0x40;
+  vu isNan = (vu)((bits & 0x7fffffffu) > 0x7f800000u);
+  vu half = (quiet & isNan) | (rounded & ~isNan);
+#if defined(__AVX512F__)
+  return (vh)_mm512_cvtepi32_epi16((__m512i)half);
+#elif defined(__AVX2__)
+  __m256i packed = _mm256_packus_epi32((__m256i)half, (__m256i)half);
+  return (vh)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+#else
+  return __builtin_convertvector(half, vh);
+#endif
+}
+
+QDL_INLINE void widen(const uint16_t* from, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) store(to + i, widen(load<vh>(from + i)));
+  for (; i < n; i++) to[i] = widen(from[i]);
+}
+QDL_INLINE void narrow(const float* from, int64_t n, uint16_t* to) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) store(to + i, narrow(load<vf>(from + i)));
+  for (; i < n; i++) to[i] = narrow(from[i]);
+}
+
+/** e^x within 2 ulp over the whole range, subnormals included; NaN stays NaN. Cody–Waite reduction, Taylor to degree 7. */
+QDL_INLINE vf exponential(vf x) {
+  const vf low = splat(-104.0f), high = splat(89.0f);
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const vf magic = splat(12582912.0f);  // 1.5·2^23: adding it rounds to a whole number
+  vf n = fma(x, splat(1.44269504088896341f), magic) - magic;
+  vf r = fma(n, splat(-0.693145751953125f), x);
+  r = fma(n, splat(-1.42860677e-6f), r);
+  vf p = splat(1.0f / 5040);
+  p = fma(p, r, splat(1.0f / 720));
+  p = fma(p, r, splat(1.0f / 120));
+  p = fma(p, r, splat(1.0f / 24));
+  p = fma(p, r, splat(1.0f / 6));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  // 2^n in two factors, so that neither leaves the normal range.
+  vi whole = __builtin_convertvector(n, vi);
+  vi half = whole >> 1;
+  return p * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+}
+
+/** Runs function(item, thread) for items 0..count−1 on the pool. */
+template <class Function>
+QDL_INLINE void parallel(Context& context, int64_t count, Function& function) {
+  poolRun(
+      context.pool, count, [](void* closure, int64_t item, int thread) { (*static_cast<Function*>(closure))(item, thread); },
+      &function);
+}
+
+}  // namespace QDL_ISA
+}  // namespace qdl
