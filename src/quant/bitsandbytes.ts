@@ -38,6 +38,9 @@ export interface StoredFourBit {
 export const QUANT_STATE = ".quant_state.bitsandbytes__";
 const FORMATS = ["nf4", "fp4"] as const;
 
+/** What is needed of a checkpoint here. */
+export type TensorLookup = Pick<Checkpoint, "name" | "find" | "tensor">;
+
 interface FoundState {
   /** The weight's name: "model.layers.0.self_attn.q_proj.weight". */
   readonly weight: string;
@@ -45,7 +48,7 @@ interface FoundState {
 }
 
 /** The quantisation state of weight `name`, if the checkpoint has one. */
-export function findQuantState(checkpoint: Checkpoint, name: string): FoundState | null {
+export function findQuantState(checkpoint: TensorLookup, name: string): FoundState | null {
   const format = FORMATS.find((candidate) => checkpoint.find(name + QUANT_STATE + candidate) !== null);
   return format ? { weight: name, format } : null;
 }
@@ -55,7 +58,7 @@ export function findQuantState(checkpoint: Checkpoint, name: string): FoundState
  * Throws QUANT_STATE_INVALID, TENSOR_SHAPE, TENSOR_MISSING.
  */
 export async function readStoredFourBit(
-  checkpoint: Checkpoint,
+  checkpoint: TensorLookup,
   { weight, format }: FoundState,
   rows: number,
   cols: number,
