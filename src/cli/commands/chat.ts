@@ -1,0 +1,46 @@
+import type { ChatMessage } from "../../tokenizer/template.ts";
+import { openSpeaker } from "../../verbs/generate.ts";
+import { type Context, defineCommand } from "../command.ts";
+import { ADAPTER_OPTIONS, SAMPLING_OPTIONS } from "./shared.ts";
+import { speakerOf } from "./speaker.ts";
+
+export const chatCommand = defineCommand({
+  name: "chat",
+  summary: "talk to a model at a rank of your choice",
+  details: `Uses the model's own chat template. A line is a message; /new starts over, an empty line or Ctrl-D ends. A model
+without a template is for \`qdylora generate\`. With --json, each answer is one line of JSON as it comes.`,
+  argument: { name: "adapter", required: false, help: "the adapter's folder" },
+  options: ["rank", "system", ...SAMPLING_OPTIONS, ...ADAPTER_OPTIONS],
+  examples: [
+    { line: "chat run --rank 16", says: "talk at rank 16" },
+    {
+      line: 'chat run --rank 4 --system "Answer in one sentence." --temperature 0.7',
+      says: "with a system message, sampled",
+    },
+  ],
+  async run(values, context) {
+    await using speaker = await openSpeaker(speakerOf(values, context));
+    const opening: ChatMessage[] = values.system === undefined ? [] : [{ role: "system", content: values.system }];
+    let messages = [...opening];
+    let turns = 0;
+    const ask = (): void => {
+      if (context.io.inIsTerminal) context.io.err(context.style.accent(`rank ${speaker.rank} > `));
+    };
+    ask();
+    for await (const line of context.io.lines()) {
+      if (line.trim() === "") break;
+      if (line.trim() === "/new") messages = [...opening];
+      else {
+        messages.push({ role: "user", content: line });
+        const { text } = await speaker.answer(messages, values, printer(context));
+        messages.push({ role: "assistant", content: text });
+        turns++;
+        context.io.out(context.json ? `${JSON.stringify({ user: line, assistant: text })}\n` : "\n");
+      }
+      ask();
+    }
+    return { rank: speaker.rank, turns };
+  },
+});
+
+const printer = ({ json, io }: Context): ((piece: string) => void) => (json ? () => {} : (piece) => io.out(piece));

@@ -1,0 +1,48 @@
+import { estimate } from "../../verbs/estimate.ts";
+import { trainValues } from "../check-settings.ts";
+import { defineCommand } from "../command.ts";
+import { showBytes, table } from "../style.ts";
+import { RUN_OPTIONS } from "./shared.ts";
+
+export const estimateCommand = defineCommand({
+  name: "estimate",
+  summary: "say how much memory a run will take, before anything is loaded",
+  details: `Takes the settings of \`qdylora train\`. The numbers are the plan that training allocates, to the byte. With --data the
+largest micro-batch is that of the data; without, the largest that --batch and --seq allow.`,
+  argument: { name: "config", required: false, help: "YAML file of settings" },
+  configFile: true,
+  options: [...RUN_OPTIONS, "explain"],
+  required: ["model"],
+  examples: [
+    {
+      line: "estimate --model ./llama --rank-max 64 --batch 16 --accumulation 16",
+      says: "sixteen micro-batches of one sample",
+    },
+    { line: "estimate run.yaml --memory 8GiB --explain", says: "what is recomputed to fit 8 GiB, op by op" },
+  ],
+  async run(values, context) {
+    const { model, ...rest } = trainValues(values);
+    const result = await estimate({ ...rest, model: model! });
+    const rows: [string, number][] = [
+      ["base, frozen", result.baseBytes],
+      ["adapter, gradients, moments", result.adapterBytes],
+      ["optimizer counters", result.optimizerBytes],
+      ["training arena", result.trainingArenaBytes],
+      ["evaluation arena", result.scoringArenaBytes],
+      ["total", result.totalBytes],
+    ];
+    context.say(
+      table(
+        ["on the device", "memory"],
+        rows.map(([name, bytes]) => [name, showBytes(bytes)]),
+        context.style,
+      ),
+    );
+    const { keep, "recompute-cheap": cheap, "recompute-layer": whole } = result.layers;
+    context.say(
+      `\n${keep} layers keep everything, ${cheap} recompute what is cheap, ${whole} recompute all; largest micro-batch ${result.largestBatch.rows} tokens`,
+    );
+    if (result.steps) context.say(`\n${result.steps.join("\n")}`);
+    return result;
+  },
+});

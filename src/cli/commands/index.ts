@@ -1,0 +1,23 @@
+// Every command, in the order of --help.
+
+import type { CommandSpec } from "../command.ts";
+import { chatCommand } from "./chat.ts";
+import { doctorCommand } from "./doctor.ts";
+import { estimateCommand } from "./estimate.ts";
+import { evalCommand } from "./eval.ts";
+import { exportCommand } from "./export.ts";
+import { generateCommand } from "./generate.ts";
+import { inspectCommand } from "./inspect.ts";
+import { trainCommand } from "./train.ts";
+
+// A command's `run` takes only the values of its own options; parsing gives it exactly those.
+export const COMMANDS = [
+  trainCommand,
+  evalCommand,
+  generateCommand,
+  chatCommand,
+  exportCommand,
+  estimateCommand,
+  inspectCommand,
+  doctorCommand,
+] as unknown as readonly CommandSpec[];

@@ -1,0 +1,40 @@
+// The public surface of qdylora, grouped by verb. Everything else is internal.
+
+export type { RankDistribution, ScaleRule, TrainingMode } from "./adapter/config.ts";
+export type { AdapterManifest } from "./adapter/manifest.ts";
+// errors
+export { ERROR_CODES, type ErrorCode, QdlError } from "./errors.ts";
+export { type Estimate as ScoreEstimate, editDistance, type MetricName, measure } from "./eval/task-metrics.ts";
+export { reportHtml } from "./report/html.ts";
+export type { Report, ReportRank, ReportSample, ReportStep } from "./report/report.ts";
+export type { ChatMessage } from "./tokenizer/template.ts";
+export type { RankScore, TrainEvent } from "./train/events.ts";
+export { bundledBase, bundledData } from "./verbs/bundled.ts";
+export { type Diagnosis, doctor, type Finding } from "./verbs/doctor.ts";
+export { type Estimate, type EstimateOptions, estimate } from "./verbs/estimate.ts";
+// evaluate
+export { type EvaluateOptions, evaluate } from "./verbs/evaluate.ts";
+
+// slice
+export { type Exported, type ExportOptions, exportAdapter } from "./verbs/export-adapter.ts";
+// generate
+export {
+  type Generated,
+  type GenerateOptions,
+  generate,
+  openSpeaker,
+  type SamplingSettings,
+  type Speaker,
+  type SpeakerSettings,
+} from "./verbs/generate.ts";
+
+// inspect
+export { type Inspection, type InspectOptions, inspect } from "./verbs/inspect.ts";
+// train
+export { type TrainOptions, type TrainResult, train } from "./verbs/train.ts";
+export {
+  type DataSettings,
+  TRAIN_DEFAULTS,
+  type TrainSettings,
+} from "./verbs/train-options.ts";
+export { version } from "./verbs/version.ts";

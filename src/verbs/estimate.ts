@@ -1,0 +1,93 @@
+// estimate: the memory of a run, exact to the byte, before anything is loaded.
+
+import { BatchPlan } from "../data/batches.ts";
+import type { FrozenModel } from "../model/frozen-model.ts";
+import { describeCall } from "../model/graph.ts";
+import type { KeepLevel } from "../model/steps.ts";
+import { phantomBase } from "../quant/estimate-base.ts";
+import { estimateSession, type MemoryEstimate, type SessionShapes } from "../train/session.ts";
+import { openDevice } from "./open-device.ts";
+import { type ModelFiles, type ModelSettings, openModelFiles } from "./open-model.ts";
+import { throwProblems } from "./problems.ts";
+import { readTrainingData } from "./read-data.ts";
+import { scoringShape } from "./score.ts";
+import { shapesOf } from "./train.ts";
+import {
+  batchConfigOf,
+  type DataSettings,
+  resolveTrainConfig,
+  TRAIN_DEFAULTS,
+  type TrainSettings,
+  trainProblems,
+  withDefaults,
+} from "./train-options.ts";
+
+export interface EstimateOptions extends TrainSettings, ModelSettings, Partial<DataSettings> {
+  /** List every op of a step and every planned buffer. */
+  readonly explain?: boolean;
+}
+
+export interface Estimate {
+  readonly baseBytes: number;
+  /** Weights, compute copy, gradients and both moments at rank R. */
+  readonly adapterBytes: number;
+  readonly optimizerBytes: number;
+  readonly trainingArenaBytes: number;
+  readonly scoringArenaBytes: number;
+  readonly totalBytes: number;
+  /** Layers by how much of them is computed again in the backward. */
+  readonly layers: Readonly<Record<KeepLevel, number>>;
+  /** Rows and segments of the largest micro-batch: of the data if given, else what the settings allow. */
+  readonly largestBatch: { readonly rows: number; readonly segments: number };
+  /** With `explain`: one line per op of a training step, in order. */
+  readonly steps?: readonly string[];
+}
+
+/** Throws CONFIG_INVALID, MEMORY_EXCEEDED (the budget cannot be met), and what opening the model's files throws. */
+export async function estimate(options: EstimateOptions): Promise<Estimate> {
+  throwProblems("estimate", trainProblems(options));
+  await using files = await openModelFiles(options.model);
+  await using backend = await openDevice(options);
+  const { compute = "auto", baseFormat = "nf4" } = options;
+  const computeDtype = compute === "auto" ? backend.computeDtype : compute;
+  const model = phantomBase({ config: files.config, format: baseFormat, computeDtype });
+  const shapes = await shapesFor(options, files);
+  const session = estimateSession(backend, model, resolveTrainConfig(options, options.steps ?? 1), shapes);
+  return {
+    ...bytesOf(session),
+    layers: countLevels(model, session),
+    largestBatch: { rows: shapes.training.N, segments: shapes.training.S },
+    ...explained(options, session),
+  };
+}
+
+async function shapesFor(options: EstimateOptions, { tokenizer }: ModelFiles): Promise<SessionShapes> {
+  const settings = withDefaults(options);
+  const batch = batchConfigOf(options);
+  if (options.data === undefined) {
+    const N = batch.microBatch * batch.seq;
+    return { training: { N, S: batch.packing ? N : batch.microBatch, Q: 0 }, scoring: scoringShape([]) };
+  }
+  const { overlong = "error", lossOn = "completion", skipBadRows = false } = options;
+  const loading = { seq: settings.seq, overlong, lossOn, skipBadRows };
+  const data = await readTrainingData(
+    options.data,
+    options.heldOut ?? TRAIN_DEFAULTS.heldOut,
+    tokenizer,
+    loading,
+    settings.seed,
+  );
+  return shapesOf(new BatchPlan(data.train, batch, settings.seed), data.heldOut);
+}
+
+const bytesOf = ({ plan: _, ...bytes }: MemoryEstimate): Omit<MemoryEstimate, "plan"> => bytes;
+
+function countLevels(model: FrozenModel, { plan }: MemoryEstimate): Record<KeepLevel, number> {
+  const counts = { keep: 0, "recompute-cheap": 0, "recompute-layer": 0 };
+  for (let layer = 0; layer < model.config.layers; layer++) counts[plan.levels[layer] ?? "keep"]++;
+  return counts;
+}
+
+function explained({ explain }: EstimateOptions, { plan }: MemoryEstimate): Pick<Estimate, "steps"> {
+  return explain ? { steps: plan.list.calls.map(describeCall) } : {};
+}

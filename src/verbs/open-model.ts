@@ -1,0 +1,91 @@
+// From what a user calls a model to a frozen base on a device, with its tokenizer.
+
+import type { Backend } from "../backends/backend.ts";
+import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
+import { sha256OfFiles } from "../formats/node-sha256.ts";
+import { type ModelConfig, parseModelConfig } from "../model/config.ts";
+import type { BaseIdentity, FrozenModel } from "../model/frozen-model.ts";
+import type { BaseFormat } from "../ops/frozen-weight.ts";
+import { loadBase } from "../quant/load-base.ts";
+import { readTokenizer } from "../tokenizer/read.ts";
+import { checkVocabulary, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { type LocatedModel, locateModel } from "./locate-model.ts";
+import { type DeviceSettings, openDevice } from "./open-device.ts";
+
+export interface ModelSettings extends DeviceSettings {
+  /** A folder, or a hub id (`owner/name` or `owner/name@revision`). */
+  readonly model: string;
+  /** Format in which the base is held. Default: nf4, or as stored if it is 4-bit already. */
+  readonly baseFormat?: BaseFormat;
+  /** Dtype of activations. Default: auto, the fastest of the device. */
+  readonly compute?: "auto" | "bf16" | "f32";
+}
+
+/** A model's files, opened and checked; no weight is read yet. */
+export interface ModelFiles extends AsyncDisposable {
+  readonly located: LocatedModel;
+  readonly checkpoint: Checkpoint;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+}
+
+/** Throws FILE_NOT_FOUND, MODEL_CONFIG_INVALID, MODEL_UNSUPPORTED, SAFETENSORS_INVALID, TOKENIZER_INVALID, VOCABULARY_MISMATCH. */
+export async function openModelFiles(model: string): Promise<ModelFiles> {
+  const located = await locateModel(model);
+  const checkpoint = await openCheckpoint(located.folder);
+  try {
+    const config = parseModelConfig(checkpoint.configJson, `${located.folder.path}/config.json`);
+    const tokenizer = await readTokenizer(located.folder);
+    checkVocabulary(tokenizer, config.vocabulary);
+    return { located, checkpoint, config, tokenizer, [Symbol.asyncDispose]: () => checkpoint.close() };
+  } catch (error) {
+    await checkpoint.close();
+    throw error;
+  }
+}
+
+/** A base on a device. Disposing it releases both. */
+export interface OpenBase extends AsyncDisposable {
+  readonly backend: Backend;
+  readonly model: FrozenModel;
+  readonly tokenizer: Tokenizer;
+}
+
+/** Opens the device and loads the base onto it. Throws what `openDevice` and `loadBase` throw. */
+export async function openBase(files: ModelFiles, settings: Omit<ModelSettings, "model">): Promise<OpenBase> {
+  const backend = await openDevice(settings);
+  try {
+    const { checkpoint, config, tokenizer } = files;
+    const compute = settings.compute ?? "auto";
+    const model = await loadBase({
+      checkpoint,
+      config,
+      backend,
+      identity: await identityOf(files),
+      format: settings.baseFormat,
+      computeDtype: compute === "auto" ? undefined : compute,
+    });
+    const dispose = async (): Promise<void> => {
+      model.dispose();
+      await backend[Symbol.asyncDispose]();
+    };
+    return { backend, model, tokenizer, [Symbol.asyncDispose]: dispose };
+  } catch (error) {
+    await backend[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+async function identityOf({
+  located,
+  checkpoint,
+  tokenizer,
+}: ModelFiles): Promise<Pick<BaseIdentity, "name" | "revision" | "sha256" | "templateSha256">> {
+  const { name, revision, folder } = located;
+  return {
+    name,
+    revision,
+    sha256: await sha256OfFiles(folder, checkpoint.weightFiles),
+    templateSha256: tokenizer.templateSha256,
+  };
+}

@@ -1,0 +1,223 @@
+// The whole way of a user, on the reference backend: train, stop, resume, evaluate, cut, use.
+
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { qdylora, TinyProject } from "./tiny-project.ts";
+
+let project: TinyProject;
+const trainFlags = (output: string): string[] => [
+  ...[
+    "--model",
+    project.path("model"),
+    "--data",
+    project.path("train.jsonl"),
+    "--held-out",
+    project.path("test.jsonl"),
+  ],
+  ...["--output", project.path(output), "--backend", "reference", "--rank-max", "4", "--steps", "6", "--batch", "4"],
+  ...["--lr", "0.01", "--checkpoint-every", "2", "--metric", "error-rate", "--seq", "32"],
+];
+const json = (text: string) => JSON.parse(text) as Record<string, never>;
+
+beforeAll(async () => {
+  project = await TinyProject.create();
+  const { code, err } = await qdylora(["train", ...trainFlags("run")]);
+  expect(err).toContain("training: 6 steps");
+  expect(code).toBe(0);
+});
+afterAll(() => project[Symbol.dispose]());
+
+describe("train", () => {
+  test("leaves adapter, log and report", () => {
+    for (const name of [
+      "adapter_config.json",
+      "adapter_model.safetensors",
+      "qdylora.json",
+      "events.jsonl",
+      "report.html",
+      "report.json",
+    ])
+      expect(project.exists(`run/${name}`), name).toBe(true);
+    expect(project.exists("run/run.lock")).toBe(false);
+    const manifest = JSON.parse(project.read("run/qdylora.json"));
+    expect(manifest.scores.map(({ rank }: { rank: number }) => rank)).toEqual([0, 1, 2, 4]);
+    expect(project.read("run/qdylora.json")).not.toContain(project.folder);
+  });
+
+  test("Ctrl-C is acknowledged at once, and a resumed run ends in the same bytes", async () => {
+    const stopped = await qdylora(["train", ...trainFlags("again")], {
+      onErr: (text, interrupt) => {
+        if (text.includes("step 1/6")) interrupt();
+      },
+    });
+    expect(stopped.code).toBe(130);
+    expect(stopped.err).toContain("stopping after this step");
+    expect(stopped.err).toContain("INTERRUPTED");
+    const resumed = await qdylora(["train", ...trainFlags("again"), "--resume"]);
+    expect(resumed.code).toBe(0);
+    expect(project.bytes("again/adapter_model.safetensors")).toEqual(project.bytes("run/adapter_model.safetensors"));
+  });
+
+  test("a second Ctrl-C leaves at once", async () => {
+    const exits: number[] = [];
+    await qdylora(["train", ...trainFlags("twice")], {
+      io: { exit: (code) => exits.push(code) },
+      onErr: (text, interrupt) => {
+        if (text.includes("step 1/6") || text.includes("stopping")) interrupt();
+      },
+    });
+    expect(exits).toEqual([130]);
+  });
+
+  test("reads a config file; a flag wins", async () => {
+    project.write(
+      "run.yaml",
+      `model: ${project.path("model")}\ndata: [${project.path("train.jsonl")}]\nbackend: reference\nrank-max: 2\nsteps: 3\nbatch: 2\nheld-out: 0.2\ntargets: [q_proj, v_proj]\ndistribution: mixture:0.5\n`,
+    );
+    const { code, out } = await qdylora([
+      "train",
+      project.path("run.yaml"),
+      "--steps",
+      "2",
+      "--output",
+      project.path("yaml"),
+      "--json",
+    ]);
+    expect(code).toBe(0);
+    expect(json(out)).toMatchObject({ steps: 2, ranks: [{ rank: 0 }, { rank: 1 }, { rank: 2 }] });
+    const { adapter } = JSON.parse(project.read("yaml/qdylora.json"));
+    expect(adapter).toMatchObject({
+      rankMax: 2,
+      targets: ["q_proj", "v_proj"],
+      distribution: { kind: "mixture", share: 0.5 },
+    });
+  });
+});
+
+describe("eval and export", () => {
+  const evalFlags = ["--backend", "reference", "--metric", "error-rate", "--json"];
+
+  test("a slice scores what the whole adapter scores at that rank, to the bit", async () => {
+    const common = ["--data", project.path("test.jsonl"), "--model", project.path("model"), ...evalFlags];
+    const whole = await qdylora(["eval", project.path("run"), "--ranks", "1,2,3", ...common]);
+    expect(whole.code).toBe(0);
+    const exported = await qdylora([
+      "export",
+      project.path("run"),
+      "--rank",
+      "2",
+      "--output",
+      project.path("slice"),
+      "--json",
+    ]);
+    expect(json(exported.out)).toMatchObject({ rank: 2 });
+    const slice = await qdylora(["eval", project.path("slice"), "--ranks", "2", ...common]);
+    const scores = (text: string) => (JSON.parse(text) as { ranks: { rank: number }[] }).ranks;
+    expect(scores(slice.out).at(-1)).toEqual(scores(whole.out).find(({ rank }) => rank === 2));
+    expect(scores(whole.out).map(({ rank }) => rank)).toEqual([0, 1, 2, 3]);
+  });
+
+  test("writes a report where it is told to", async () => {
+    const { code } = await qdylora([
+      "eval",
+      project.path("run"),
+      "--data",
+      project.path("test.jsonl"),
+      "--model",
+      project.path("model"),
+      "--backend",
+      "reference",
+      "--limit",
+      "2",
+      "--report",
+      project.path("out/test.html"),
+    ]);
+    expect(code).toBe(0);
+    expect(project.read("out/test.html")).toContain("<!doctype html>");
+  });
+});
+
+describe("generate and chat", () => {
+  test("text for people and JSON say the same", async () => {
+    const flags = [
+      "generate",
+      project.path("run"),
+      "--model",
+      project.path("model"),
+      "--backend",
+      "reference",
+      "--rank",
+      "2",
+      "--prompt",
+      "say tap:",
+      "--max-new-tokens",
+      "5",
+    ];
+    const plain = await qdylora(flags);
+    const data = json((await qdylora([...flags, "--json"])).out);
+    expect(plain.out).toBe(`${data.text}\n`);
+    expect(data).toMatchObject({ rank: 2 });
+  });
+
+  test("a chat keeps its conversation, and /new starts over", async () => {
+    const flags = [
+      "chat",
+      project.path("run"),
+      "--model",
+      project.path("model"),
+      "--backend",
+      "reference",
+      "--max-new-tokens",
+      "2",
+    ];
+    const { code, out } = await qdylora([...flags, "--json"], { input: ["hi", "/new", "hi", ""] });
+    expect(code).toBe(0);
+    const answers = out
+      .split("\n")
+      .filter((line) => line.startsWith('{"user"'))
+      .map((line) => json(line).assistant);
+    expect(answers).toHaveLength(2);
+    expect(answers[0]).toBe(answers[1]);
+  });
+});
+
+describe("estimate, inspect, doctor", () => {
+  test("the estimate is what training plans", async () => {
+    const { out } = await qdylora([
+      "estimate",
+      ...trainFlags("x").filter(
+        (_, i, all) =>
+          !/^--(output|checkpoint-every|metric)$/.test(all[i]!) &&
+          !/^--(output|checkpoint-every|metric)$/.test(all[i - 1] ?? ""),
+      ),
+      "--json",
+    ]);
+    const planned = JSON.parse(project.read("run/events.jsonl").split("\n")[0]!) as { planBytes: number };
+    expect(json(out)).toMatchObject({ trainingArenaBytes: planned.planBytes, layers: { keep: 1 } });
+  });
+
+  test("data is shown token by token with its mask", async () => {
+    const { out } = await qdylora([
+      "inspect",
+      "--data",
+      project.path("train.jsonl"),
+      "--model",
+      project.path("model"),
+      "--limit",
+      "1",
+    ]);
+    expect(out).toContain("12 samples of 12 rows");
+    expect(out).toMatch(/\* .*"<\/s>"/);
+  });
+
+  test.each(["model", "run", "model/model.safetensors"])("%s is shown", async (name) => {
+    const { code, out } = await qdylora(["inspect", project.path(name)]);
+    expect(code).toBe(0);
+    expect(out.length).toBeGreaterThan(100);
+  });
+
+  test("doctor finds this machine fit", async () => {
+    const { code, out } = await qdylora(["doctor"]);
+    expect(out).toContain("backend cpu");
+    expect(code).toBe(0);
+  });
+});
