@@ -6,7 +6,7 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import { colSlice, rowSlice, type Tensor } from "../tensor/tensor.ts";
-import { computeWeight, type FrozenWeight } from "./frozen-weight.ts";
+import { decodeWeight, type FrozenWeight } from "./frozen-weight.ts";
 import { checkGroup, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
 import {
   BAD_GROUPS,
@@ -18,7 +18,7 @@ import {
   sampleSaved,
 } from "./linear-group-samples.ts";
 import { bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
-import { times, timesTransposed, transposedTimes } from "./products.ts";
+import { asCompute, times, timesTransposed, transposedTimes } from "./products.ts";
 import { checkRanges, type RankRange } from "./rank-range.ts";
 
 export interface AdaptedLinearsBackwardArgs {
@@ -65,7 +65,7 @@ export const adaptedLinearsBackward: Op<AdaptedLinearsBackwardArgs> = {
     const gradient = new Float64Array(x.rows * x.cols);
     for (const [i, weight] of weights.entries()) {
       if (dx) {
-        const base = times(readMatrix(dy[i]!), computeWeight(weight, x.dtype), x.rows, weight.rows, x.cols);
+        const base = times(readMatrix(dy[i]!), asCompute(decodeWeight(weight), x.dtype), x.rows, weight.rows, x.cols);
         addTo(gradient, base, 0);
       }
       for (const range of ranges) {

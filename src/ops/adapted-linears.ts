@@ -8,7 +8,7 @@
 import type { DType } from "../tensor/dtype.ts";
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import { colSlice, rowSlice, type Tensor } from "../tensor/tensor.ts";
-import { computeWeight, type FrozenWeight } from "./frozen-weight.ts";
+import { decodeWeight, type FrozenWeight } from "./frozen-weight.ts";
 import { checkGroup, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
 import {
   BAD_GROUPS,
@@ -19,7 +19,7 @@ import {
   sampleGroup,
 } from "./linear-group-samples.ts";
 import { bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
-import { times, timesTransposed } from "./products.ts";
+import { asCompute, times, timesTransposed } from "./products.ts";
 import { checkRanges, type RankRange } from "./rank-range.ts";
 
 export interface AdaptedLinearsArgs {
@@ -126,7 +126,7 @@ export const adaptedLinears: Op<AdaptedLinearsArgs> = {
 
 /** x·deq(W)ᵀ + bias, [N, M] */
 function baseLinear(x: Tensor, weight: FrozenWeight, bias: Tensor | null, compute: DType): Float64Array {
-  const out = timesTransposed(readMatrix(x), computeWeight(weight, compute), x.rows, weight.rows, x.cols);
+  const out = timesTransposed(readMatrix(x), asCompute(decodeWeight(weight), compute), x.rows, weight.rows, x.cols);
   if (!bias) return out;
   const shift = readMatrix(bias);
   return out.map((value, j) => value + shift[j % weight.rows]!);

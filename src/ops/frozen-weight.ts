@@ -1,6 +1,6 @@
 // The frozen weight of one linear, [M, K] row-major, in any base format. Never trained, so it has no gradient.
 
-import { type DType, fromBf16, toBf16 } from "../tensor/dtype.ts";
+import type { DType } from "../tensor/dtype.ts";
 import { readMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { CODE_BOOKS } from "./code-books.ts";
@@ -110,15 +110,11 @@ export function decodeWeight(weight: FrozenWeight): Float64Array {
   const table = CODE_BOOKS[weight.format];
   const absmax = decodeScales(weight.scales);
   const bytes = readMatrix(weight.codes);
-  return Float64Array.from({ length: weight.rows * weight.cols }, (_, i) => {
+  const values = new Float64Array(weight.rows * weight.cols);
+  for (let i = 0; i < values.length; i++) {
     const byte = bytes[i >> 1]!;
     const code = i % 2 === 0 ? byte >> 4 : byte & 15;
-    return Math.fround(table[code]! * absmax[Math.floor(i / QUANT_BLOCK)]!);
-  });
-}
-
-/** W as the products see it: decoded in f32, then rounded to bf16 if that is the compute dtype. */
-export function computeWeight(weight: FrozenWeight, compute: DType): Float64Array {
-  const decoded = decodeWeight(weight);
-  return compute === "bf16" ? decoded.map((value) => fromBf16(toBf16(value))) : decoded;
+    values[i] = Math.fround(table[code]! * absmax[Math.floor(i / QUANT_BLOCK)]!);
+  }
+  return values;
 }

@@ -108,7 +108,7 @@ export const GROUP_SHAPES: readonly GroupShape[] = [
     name: "one row, deep",
     n: 1,
     k: 2816,
-    linears: [{ m: 257, format: "nf4 double" }],
+    linears: [{ m: 130, format: "nf4 double" }],
     r: 64,
     ranges: all(1, 37, 0.4),
   },

@@ -1,5 +1,12 @@
 // The three dense products of the references, in double precision, on row-major matrices without gaps.
 
+import { type DType, fromBf16, toBf16 } from "../tensor/dtype.ts";
+
+/** A weight as the products see it: rounded to bf16 if that is the compute dtype, else as it is. */
+export function asCompute(weight: Float64Array, compute: DType): Float64Array {
+  return compute === "bf16" ? weight.map((value) => fromBf16(toBf16(value))) : weight;
+}
+
 /** x[N, K] · w[M, K]ᵀ → [N, M] */
 export function timesTransposed(x: Float64Array, w: Float64Array, n: number, m: number, k: number): Float64Array {
   const y = new Float64Array(n * m);

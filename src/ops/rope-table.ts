@@ -40,6 +40,7 @@ export const ropeTable: Op<RopeTableArgs> = {
   samples: [
     { name: "one of everything", dtypes: FLOATS, make: (m) => sampleCall(m, [3], 1) },
     { name: "prime sizes", dtypes: FLOATS, make: (m) => sampleCall(m, [0, 1, 2, 0, 1], 7) },
+    { name: "wide", dtypes: FLOATS, make: (m) => sampleCall(m, [1, 77], 67) },
     {
       name: "head dim 128, late positions",
       dtypes: FLOATS,

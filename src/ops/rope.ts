@@ -20,6 +20,7 @@ export interface RopeArgs {
 const sampleSizes = [
   [1, 1, 2],
   [5, 3, 14],
+  [7, 5, 34],
   [19, 4, 64],
 ] as const;
 

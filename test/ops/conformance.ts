@@ -22,6 +22,7 @@ import { hostTensor, readMatrix } from "../../src/tensor/host.ts";
 import { matrix, rowSlice, type Tensor } from "../../src/tensor/tensor.ts";
 import { brokenCalls } from "./broken-calls.ts";
 import { expectClose } from "./compare.ts";
+import { itKeepsRanksAndSegmentsApart } from "./promises.ts";
 import { sampleMaker, seededStream } from "./sampling.ts";
 import {
   ALIGNED,
@@ -58,6 +59,7 @@ export async function conformance(
   const backend = await open();
   describe(`${name} obeys the contract of`, () => {
     afterAll(() => backend[Symbol.asyncDispose]());
+    itKeepsRanksAndSegmentsApart(backend, dtypes);
     for (const [opName, op] of Object.entries(OPS) as [OpName, AnyOp][]) {
       const kernel = backend.kernels[opName];
       describe(opName, () => {
@@ -108,8 +110,7 @@ function itConforms(backend: Backend, op: AnyOp, dtypes: readonly DType[]): void
 }
 
 async function conforms(backend: Backend, op: AnyOp, sample: Sample<OpArgs>, dtype: DType): Promise<void> {
-  const host = sample.make(sampleMaker(dtype, `${op.name} ${sample.name} ${dtype}`));
-  const oracle = oracleOf(op, host);
+  const { host, oracle } = prepare(op, sample, dtype);
   let first: readonly Uint8Array[] | null = null;
   for (const layout of [DENSE, DENSE_AGAIN, ODD, ALIGNED]) {
     const loaded = upload(backend, host, layout);
@@ -124,6 +125,24 @@ async function conforms(backend: Backend, op: AnyOp, sample: Sample<OpArgs>, dty
       loaded.dispose();
     }
   }
+}
+
+interface Prepared {
+  readonly host: OpArgs;
+  readonly oracle: Check;
+}
+
+/** Samples with their oracles, for all backends that one test file runs: they depend on nothing else. */
+const prepared = new Map<string, Prepared>();
+
+function prepare(op: AnyOp, sample: Sample<OpArgs>, dtype: DType): Prepared {
+  const key = `${op.name} ${sample.name} ${dtype}`;
+  const known = prepared.get(key);
+  if (known) return known;
+  const host = sample.make(sampleMaker(dtype, key));
+  const made = { host, oracle: oracleOf(op, host) };
+  prepared.set(key, made);
+  return made;
 }
 
 function expectSameBits(
@@ -196,7 +215,7 @@ export function toleranceOf(op: AnyOp, compute: DType, output: DType): Tolerance
 }
 
 /** Runs with scratch of exactly the declared size between guards, full of NaN. */
-async function runGuarded(backend: Backend, op: AnyOp, { args }: Upload<OpArgs>): Promise<void> {
+export async function runGuarded(backend: Backend, op: AnyOp, { args }: Pick<Upload<OpArgs>, "args">): Promise<void> {
   const bytes = (backend as AnyRunner).scratchBytes(op.name as OpName, args);
   if (bytes === 0) return run(backend, op, args);
   const buffer = backend.alloc(bytes + 2 * GUARD, "scratch");

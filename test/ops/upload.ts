@@ -128,9 +128,10 @@ export function elementBytes({ buffer, offset, rows, cols, stride, dtype }: Tens
 export function firstForeignWrite(before: Uint8Array, after: Uint8Array, view: Tensor | null): number {
   if (before.length !== after.length) return Math.min(before.length, after.length);
   const size = view ? BYTES_PER_ELEMENT[view.dtype] : 1;
+  const end = view ? view.offset + spanBytes(view) : 0;
   for (let i = 0; i < before.length; i++) {
     if (before[i] === after[i]) continue;
-    if (!view || i < view.offset || i >= view.offset + spanBytes(view)) return i;
+    if (!view || i < view.offset || i >= end) return i;
     if ((i - view.offset) % (view.stride * size) >= view.cols * size) return i;
   }
   return -1;
