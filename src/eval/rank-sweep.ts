@@ -2,6 +2,7 @@
 
 import { type AdapterConfig, scaleAt } from "../adapter/config.ts";
 import type { Batch } from "../data/batch.ts";
+import { breathe } from "../model/breathe.ts";
 import { type LossProgram, uniformRange } from "../model/loss-program.ts";
 
 export interface SampleLoss {
@@ -59,10 +60,4 @@ function bySample(batch: Batch, losses: Float32Array): SampleLoss[] {
     }
     return { sampleId, loss, tokens };
   });
-}
-
-/** Lets the event loop handle signals and input between pieces of work. */
-export function breathe(): Promise<void> {
-  const later = (globalThis as { setImmediate?: (f: () => void) => void }).setImmediate ?? setTimeout;
-  return new Promise((resolve) => later(() => resolve()));
 }

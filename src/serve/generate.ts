@@ -1,7 +1,7 @@
 // Continuing prompts with an engine: one at a time with tokens as they come, or many side by side.
 
 import { QdlError } from "../errors.ts";
-import { breathe } from "../eval/rank-sweep.ts";
+import { breathe } from "../model/breathe.ts";
 import { randomStream } from "../random/philox.ts";
 import type { Engine, Extension } from "./engine.ts";
 import { type SamplingOptions, sample } from "./sampler.ts";
