@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { AdapterConfig, ScaleRule } from "../../src/adapter/config.ts";
+import { isFloat, toF32 } from "../../src/formats/float-convert.ts";
 import { openFile } from "../../src/formats/node-files.ts";
 import { openSafetensors, type SafetensorsFile } from "../../src/formats/safetensors.ts";
 import { LINEAR_NAMES, type LinearName, modulePath } from "../../src/model/frozen-model.ts";
@@ -28,6 +29,13 @@ export interface FixtureStep {
   readonly microBatches: readonly (readonly number[])[];
 }
 
+interface RankRecord {
+  readonly rank: number;
+  /** s(b), as peft computed it. */
+  readonly scale: number;
+  readonly loss: number;
+}
+
 interface CaseRecord {
   readonly versions: Readonly<Record<string, string>>;
   readonly model: string;
@@ -39,7 +47,9 @@ interface CaseRecord {
   /** By Hugging Face tensor name: SHA-256 of the f32 values that the linear really multiplies by. Empty if `doubleQuant`. */
   readonly dequantizedSha256: Readonly<Record<string, string>>;
   readonly sequences: readonly FixtureSequence[];
-  readonly ranks: readonly { readonly rank: number; readonly scale: number; readonly loss: number }[];
+  readonly ranks: readonly RankRecord[];
+  /** The same with weights, A and B rounded to bf16 first: the function that bf16 computes by contract. */
+  readonly ranksBf16: readonly RankRecord[];
   readonly optimizer: Omit<OptimizerConfig, "dense">;
   /** The seed whose rank draws (uniform over 1..R) the curves follow. */
   readonly curveSeed: number;
@@ -71,9 +81,8 @@ export async function readCase(name: CaseName): Promise<ParityCase> {
 
 async function readFloats(file: SafetensorsFile, key: string): Promise<Float32Array> {
   const stored = file.tensor(key);
-  if (stored.dtype !== "F32") throw new Error(`${stored.file}: ${key} is ${stored.dtype}, expected F32`);
-  const bytes = await stored.read();
-  return new Float32Array(bytes.slice().buffer);
+  if (!isFloat(stored.dtype)) throw new Error(`${stored.file}: ${key} is ${stored.dtype}, expected floats`);
+  return toF32(stored.dtype, await stored.read()).slice();
 }
 
 /** A tensor of the fixture; a name that is not there is a mistake of the test. */

@@ -40,9 +40,10 @@ for (const setting of SETTINGS) {
       test(`${name}: logits, losses and gradients`, async () => {
         const fixture = await readCase(name);
         await using lab = await Lab.open(fixture, setting);
-        for (const { rank, scale, loss } of fixture.ranks) {
+        const [ranks, prefix] = dtype === "bf16" ? [fixture.ranksBf16, "bf16."] : [fixture.ranks, ""];
+        for (const { rank, scale, loss } of ranks) {
           expect(scaleAt(adapterConfig(fixture), rank)).toBeCloseTo(scale, 12);
-          const expected = (key: string): Float32Array => fixtureTensor(fixture, `rank${rank}.${key}`);
+          const expected = (key: string): Float32Array => fixtureTensor(fixture, `${prefix}rank${rank}.${key}`);
           const step = await lab.step([packed(fixture.sequences)], rank);
           const logits = await lab.logits(fixture.sequences, rank, 1);
           const tensors = fixtureParameters(lab.model.config.layers).map(({ key, name: parameter, side }) =>
