@@ -109,7 +109,7 @@ function itConforms(backend: Backend, op: AnyOp, dtypes: readonly DType[]): void
   });
 }
 
-async function conforms(backend: Backend, op: AnyOp, sample: Sample<OpArgs>, dtype: DType): Promise<void> {
+export async function conforms(backend: Backend, op: AnyOp, sample: Sample<OpArgs>, dtype: DType): Promise<void> {
   const { host, oracle } = prepare(op, sample, dtype);
   let first: readonly Uint8Array[] | null = null;
   for (const layout of [DENSE, DENSE_AGAIN, ODD, ALIGNED]) {
