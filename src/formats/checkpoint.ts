@@ -9,6 +9,20 @@ import { openSafetensors, type SafetensorsFile, type StoredTensor } from "./safe
 export const SINGLE_FILE = "model.safetensors";
 export const INDEX_FILE = "model.safetensors.index.json";
 
+/** Files beside config and weights that belong to a model: its tokenizer, chat template and generation settings. */
+export const COMPANION_FILES: readonly string[] = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "tokenizer.model",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
+  "chat_template.json",
+  "generation_config.json",
+];
+
 export interface Checkpoint {
   /** For messages: the folder as the user knows it. */
   readonly name: string;

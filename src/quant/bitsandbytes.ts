@@ -151,21 +151,27 @@ export interface StateToWrite {
   readonly offset: number | null;
 }
 
-/** The quant_state JSON as bitsandbytes writes it, as UTF-8, padded with spaces to `multiple` bytes after `before` bytes. */
-export function encodeState(state: StateToWrite, before: number, multiple: number): Uint8Array {
-  const nested =
-    state.offset === null
-      ? {}
-      : { nested_blocksize: SCALE_BLOCK, nested_dtype: "float32", nested_offset: state.offset };
-  const text = JSON.stringify({
-    quant_type: state.format,
-    blocksize: QUANT_BLOCK,
-    dtype: state.dtype,
-    shape: [state.rows, state.cols],
-    ...nested,
-  });
-  const length = Math.ceil((before + text.length) / multiple) * multiple - before;
-  return new TextEncoder().encode(text.padEnd(length));
+/** Most characters of a number in JSON, in excess of the one digit that `stateText` is measured with. */
+const NUMBER_ROOM = 24;
+
+/**
+ * Length of the encoded state, known before the offset is: the text with room for any number, rounded up so that it ends
+ * at a multiple of 8 bytes, `before` bytes after one. (Readers map F32 tensors in place, and codes have any length.)
+ */
+export function stateLength(state: StateToWrite, before: number): number {
+  const room = stateText({ ...state, offset: state.offset === null ? null : 0 }).length + NUMBER_ROOM;
+  return Math.ceil((before + room) / 8) * 8 - before;
+}
+
+/** The quant_state JSON as bitsandbytes writes it, in UTF-8, padded with spaces to `length`; JSON ignores them. */
+export function encodeState(state: StateToWrite, length: number): Uint8Array {
+  return new TextEncoder().encode(stateText(state).padEnd(length));
+}
+
+function stateText({ format, rows, cols, dtype, offset }: StateToWrite): string {
+  const nested = { nested_blocksize: SCALE_BLOCK, nested_dtype: "float32", nested_offset: offset };
+  const plain = { quant_type: format, blocksize: QUANT_BLOCK, dtype, shape: [rows, cols] };
+  return JSON.stringify(offset === null ? plain : { ...plain, ...nested });
 }
 
 /** The code-book as stored in `quant_map`. */

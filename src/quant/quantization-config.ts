@@ -27,7 +27,10 @@ export interface QuantizationChoice {
   readonly computeDtype: "bfloat16" | "float16" | "float32";
 }
 
-/** quantization_config as transformers writes it for a bitsandbytes model in 4 bit. */
+/**
+ * quantization_config as transformers writes it for a bitsandbytes model in 4 bit, but for llm_int8_threshold: it must be
+ * written 6.0, which JSON.stringify cannot, and absent it has that value.
+ */
 export function quantizationConfig({ format, doubleQuant, computeDtype }: QuantizationChoice): Record<string, unknown> {
   return {
     _load_in_4bit: true,
@@ -39,7 +42,6 @@ export function quantizationConfig({ format, doubleQuant, computeDtype }: Quanti
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
     llm_int8_skip_modules: null,
-    llm_int8_threshold: 6.0,
     load_in_4bit: true,
     load_in_8bit: false,
     quant_method: "bitsandbytes",

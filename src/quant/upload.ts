@@ -41,7 +41,8 @@ async function* chunks(tensor: StoredTensor): AsyncGenerator<{ bytes: Uint8Array
     yield { bytes: await tensor.read(at, Math.min(UPLOAD_CHUNK, tensor.bytes - at)), at };
 }
 
-function requireFinite(tensor: StoredTensor, dtype: FloatDType, bytes: Uint8Array, firstIndex: number): void {
+/** Throws TENSOR_NONFINITE, naming the element: `firstIndex` is that of the chunk. */
+export function requireFinite(tensor: StoredTensor, dtype: FloatDType, bytes: Uint8Array, firstIndex: number): void {
   const found = firstNonFinite(dtype, bytes);
   if (found < 0) return;
   const size = DTYPE_BITS[dtype] / 8;
