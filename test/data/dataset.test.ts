@@ -70,6 +70,9 @@ describe("loading", () => {
       [cut([1, 2], [0, 1]), cut([3, 4], [1, 1])],
     ].map(hashSamples);
     expect(new Set(hashes).size).toBe(3);
+    // Without the lengths these two would be the same bytes.
+    const two = hashSamples([cut([1], [0]), cut([2], [1])]);
+    expect(hashSamples([cut([1, 512], [0, 1])])).not.toBe(two);
   });
 
   test("broken rows are reported together, ten of them in full", async () => {

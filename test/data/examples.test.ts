@@ -191,6 +191,11 @@ describe("chat", () => {
       "{% for m in messages %}{{ m.role + (' (last): ' if loop.last else ': ') + m.content + '</s>' }}{% endfor %}";
     const made = exampleOf(chat(two), tiny("byte-level", rewriting), "completion");
     expect(made).toEqual({ reason: expect.stringMatching(/^messages\.1: .*from token \d+ on/) });
+    // Here the prompts agree, but an answer ends otherwise once another turn follows.
+    const ending =
+      "{% for m in messages %}{{ m.role + ': ' + m.content + ('</s>' if loop.last or m.role == 'user' else ';') }}{% endfor %}";
+    const cut = exampleOf(chat(two), tiny("byte-level", ending), "completion");
+    expect(cut).toEqual({ reason: expect.stringMatching(/^messages\.1: /) });
   });
 
   test("a conversation that the template refuses is the row's fault; a missing template is not", () => {
