@@ -1,19 +1,11 @@
 // With P = exp(scale·q·kᵀ − lse) and δ_n = dO_n·o_n:  dV = Pᵀ dO;  dS = P⊙(dO·Vᵀ − δ);  dQ = scale·dS·K;
 // dK = scale·dSᵀ·Q, summed over the query heads of a group (arXiv 2307.08691 §3.1.2). Tail padding rows: 0.
+// Derivation: docs/math/attention.md.
 
 import { writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import {
-  ATTENTION_SHAPES,
-  type AttentionShape,
-  attention,
-  checkHeads,
-  dot,
-  headsOf,
-  sampleAttention,
-  segmentsOf,
-  zeroHeads,
-} from "./attention.ts";
+import { ATTENTION_SHAPES, type AttentionShape, attention, sampleAttention } from "./attention.ts";
+import { checkHeads, dot, headsOf, segmentsOf, zeroHeads } from "./attention-heads.ts";
 import { broken, bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
 
 export interface AttentionBackwardArgs {

@@ -3,7 +3,7 @@
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { attend, checkHeads, type Heads, headsOf, range } from "./attention.ts";
+import { attend, checkHeads, type Heads, headsOf, range } from "./attention-heads.ts";
 import { bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
 
 export interface AttentionCachedArgs {

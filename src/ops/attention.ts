@@ -2,9 +2,10 @@
 //   o_n = Σ_{j ≤ n, same segment} softmax(scale·q_n·k_j) v_j;   lse_n = log Σ_j exp(scale·q_n·k_j), saved for backward.
 // Tail padding rows: o = 0, lse = 0. No query sees another segment, to the bit.
 
-import { readMatrix, writeMatrix } from "../tensor/host.ts";
+import { writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { broken, bytesOf, FLOATS, type Named, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
+import { attend, checkHeads, type Heads, headsOf, range, segmentsOf } from "./attention-heads.ts";
+import { broken, bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 
 export interface AttentionArgs {
   /** [N, H·D] */
@@ -148,65 +149,3 @@ export const attention: Op<AttentionArgs> = {
   // Half of the square: each row sees on average half of its segment; segments are not known here, so one is assumed.
   cost: (args) => ({ flops: 2 * args.q.rows * args.q.rows * args.q.cols, bytes: bytesOf(args) }),
 };
-
-/** Heads must be whole, and every group of query heads must have its key/value head. */
-export function checkHeads(op: Named, queryCols: number, keyCols: number, headDim: number, scale: number): void {
-  if (!Number.isInteger(headDim) || headDim < 1) throw broken(op, "headDim", "a whole number ≥ 1", headDim);
-  if (queryCols % headDim !== 0) throw broken(op, "headDim", `a divisor of the ${queryCols} columns of q`, headDim);
-  if (keyCols % headDim !== 0) throw broken(op, "headDim", `a divisor of the ${keyCols} columns of k`, headDim);
-  if (keyCols === 0 || queryCols % keyCols !== 0)
-    throw broken(op, "q.cols", `whole groups of ${keyCols / headDim} key/value heads`, `${queryCols / headDim} heads`);
-  if (!Number.isFinite(scale)) throw broken(op, "scale", "a finite number", scale);
-}
-
-/** A matrix [rows, heads·D] read as heads: `at` is a view of one head of one row. */
-export interface Heads {
-  readonly count: number;
-  readonly all: Float64Array;
-  at(row: number, head: number): Float64Array;
-}
-
-export const headsOf = (tensor: Tensor, headDim: number): Heads => headsIn(readMatrix(tensor), tensor.cols, headDim);
-
-/** A gradient's sums, as many as `like` has values. */
-export const zeroHeads = (like: Heads, headDim: number): Heads =>
-  headsIn(new Float64Array(like.all.length), like.count * headDim, headDim);
-
-function headsIn(all: Float64Array, cols: number, headDim: number): Heads {
-  const at = (row: number, head: number) => {
-    const start = row * cols + head * headDim;
-    return all.subarray(start, start + headDim);
-  };
-  return { count: cols / headDim, all, at };
-}
-
-/** The row ranges of the segments. */
-export function segmentsOf(starts: Tensor): { from: number; to: number }[] {
-  const rows = readMatrix(starts);
-  return range(0, rows.length - 1).map((s) => ({ from: rows[s]!, to: rows[s + 1]! }));
-}
-
-/** from, from + 1, …, to − 1 */
-export const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);
-
-export function dot(a: Float64Array, b: Float64Array): number {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += a[i]! * b[i]!;
-  return sum;
-}
-
-/**
- * One query head [D] over the keys and values that it sees: o [D] and the log-sum-exp of its scores. The largest score
- * is subtracted before exp, which would overflow from 709 on (from 88 on in f32).
- */
-export function attend(query: Float64Array, keys: Float64Array[], values: Float64Array[], scale: number) {
-  const scores = keys.map((key) => scale * dot(query, key));
-  const largest = scores.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
-  const sum = scores.reduce((total, score) => total + Math.exp(score - largest), 0);
-  const o = new Float64Array(query.length);
-  for (const [j, value] of values.entries()) {
-    const weight = Math.exp(scores[j]! - largest) / sum;
-    for (let d = 0; d < o.length; d++) o[d]! += weight * value[d]!;
-  }
-  return { o, lse: largest + Math.log(sum) };
-}

@@ -4,6 +4,7 @@
 // Rows whose target is −1 are not supervised: loss 0, dx 0. The gradient is taken in the forward, so its factor
 // (tokenWeight: 1/supervised tokens of the whole optimizer step) must be known then. `loss` is not weighted.
 // The weight is used as it is stored, whatever the dtype of x. Softmax and loss are in f32.
+// Derivation: docs/math/linear-cross-entropy.md.
 
 import type { DType } from "../tensor/dtype.ts";
 import { readMatrix, writeMatrix } from "../tensor/host.ts";

@@ -1,4 +1,5 @@
 // dx += rstd·(dy⊙w − x·rstd²·mean(dy⊙w⊙x)) per row. The weight is frozen: no gradient.
+// Derivation: docs/math/rms-norm.md.
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";

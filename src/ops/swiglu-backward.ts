@@ -1,4 +1,5 @@
 // With σ = sigmoid(gate): dUp = dy·gate·σ;  dGate = dy·up·σ·(1 + gate·(1 − σ)).
+// Derivation: docs/math/swiglu.md.
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";

@@ -1,7 +1,6 @@
 // The oracle: host memory and the ops' own references as kernels. Exact and slow; used only when it is asked for by name.
 
-import type { ArgsOf } from "../../ops/index.ts";
-import { OPS, type OpName } from "../../ops/index.ts";
+import { type ArgsOf, OPS, type OpName } from "../../ops/index.ts";
 import { HostBuffer } from "../../tensor/host.ts";
 import type { DeviceBuffer, Tensor } from "../../tensor/tensor.ts";
 import type { Backend, KernelTable } from "../backend.ts";
