@@ -30,6 +30,9 @@ export {
 
 // inspect
 export { type Inspection, type InspectOptions, inspect } from "./verbs/inspect.ts";
+// quantize
+export { type Quantized, type QuantizeOptions, quantize } from "./verbs/quantize.ts";
+
 // train
 export { type TrainOptions, type TrainResult, train } from "./verbs/train.ts";
 export {

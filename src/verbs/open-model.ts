@@ -2,6 +2,7 @@
 
 import type { Backend } from "../backends/backend.ts";
 import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
+import type { LocatedModel } from "../formats/locate-model.ts";
 import { sha256OfFiles } from "../formats/node-sha256.ts";
 import { type ModelConfig, parseModelConfig } from "../model/config.ts";
 import type { BaseIdentity, FrozenModel } from "../model/frozen-model.ts";
@@ -9,7 +10,7 @@ import type { BaseFormat } from "../ops/frozen-weight.ts";
 import { loadBase } from "../quant/load-base.ts";
 import { readTokenizer } from "../tokenizer/read.ts";
 import { checkVocabulary, type Tokenizer } from "../tokenizer/tokenizer.ts";
-import { type LocatedModel, locateModel } from "./locate-model.ts";
+import { locateModel } from "./locate-model.ts";
 import { type DeviceSettings, openDevice } from "./open-device.ts";
 
 export interface ModelSettings extends DeviceSettings {

@@ -8,6 +8,7 @@ import { evalCommand } from "./eval.ts";
 import { exportCommand } from "./export.ts";
 import { generateCommand } from "./generate.ts";
 import { inspectCommand } from "./inspect.ts";
+import { quantizeCommand } from "./quantize.ts";
 import { trainCommand } from "./train.ts";
 
 // A command's `run` takes only the values of its own options; parsing gives it exactly those.
@@ -17,6 +18,7 @@ export const COMMANDS = [
   generateCommand,
   chatCommand,
   exportCommand,
+  quantizeCommand,
   estimateCommand,
   inspectCommand,
   doctorCommand,

@@ -1,0 +1,54 @@
+// quantize: a model folder with 4-bit linears, in the layout of bitsandbytes.
+
+import { readdir } from "node:fs/promises";
+import { QdlError } from "../errors.ts";
+import { openFolder } from "../formats/node-files.ts";
+import { quantizeCheckpoint } from "../quant/quantize-checkpoint.ts";
+import { type DeviceSettings, openDevice } from "./open-device.ts";
+import { openModelFiles } from "./open-model.ts";
+
+export interface QuantizeOptions extends DeviceSettings {
+  /** A folder, or a hub id. */
+  readonly model: string;
+  /** Folder to write. */
+  readonly output: string;
+  /** Default: nf4. */
+  readonly baseFormat?: "nf4" | "fp4";
+  /** Hears of each tensor that is done. */
+  readonly onProgress?: (progress: { readonly doneBytes: number; readonly totalBytes: number }) => void;
+}
+
+export interface Quantized {
+  readonly output: string;
+  /** Bytes of the weights before and after. */
+  readonly sourceBytes: number;
+  readonly bytes: number;
+  readonly files: readonly string[];
+}
+
+/** Throws FILE_EXISTS (the output is not empty), CONFIG_INVALID (quantised already), WRITE_FAILED, and what opening the model throws. */
+export async function quantize(options: QuantizeOptions): Promise<Quantized> {
+  await using files = await openModelFiles(options.model);
+  await refuseNonEmpty(options.output);
+  await using backend = await openDevice(options);
+  const output = await openFolder(options.output, { write: true });
+  const { checkpoint, config } = files;
+  const result = await quantizeCheckpoint({
+    checkpoint,
+    config,
+    backend,
+    output,
+    format: options.baseFormat,
+    onProgress: options.onProgress,
+  });
+  return { output: options.output, ...result };
+}
+
+async function refuseNonEmpty(path: string): Promise<void> {
+  const names = await readdir(path).catch(() => []);
+  if (names.length === 0) return;
+  throw new QdlError("FILE_EXISTS", `output: ${path} is not empty, expected a new folder`, {
+    hint: "Choose another --output.",
+    details: { path },
+  });
+}
