@@ -17,6 +17,8 @@ const SUM_STRETCH = 65536;
 const CHUNK_LOGITS = 4 << 20;
 /** Rows of a chunk: enough to be worth decoding the head's panels, at most one block of rows. */
 const CHUNK_ROWS = { least: 96, most: 510 };
+/** Columns of the narrowest register tile (TILE_COLS of the baseline): the loss keeps two numbers per row and tile. */
+const NARROWEST_TILE = 8;
 /** Scratch is aligned by the kernel. */
 const ALIGNMENT = 64;
 /** Tiles of attention are sized for this head dim in kernels/attention.h. */
@@ -51,7 +53,7 @@ export function kernelTable(call: Call, hasBf16Products: boolean): KernelTable {
       w.tensors(positions, frequencies, cosSin),
     ),
     rope: kernel("rope", (w, { x, cosSin, y, direction }) =>
-      w.tensors(x, cosSin, y).number(direction === "forward" ? 0 : 1),
+      w.tensors(x, headsOf(cosSin), y).number(direction === "forward" ? 0 : 1),
     ),
     attention: kernel("attention", (w, { q, k, v, starts, o, lse, headDim, scale }) =>
       w.tensors(q, k, v, starts, o, lse).number(supportedHead(headDim)).number(scale),
@@ -92,14 +94,7 @@ export function kernelTable(call: Call, hasBf16Products: boolean): KernelTable {
       "linearCrossEntropy",
       (w, { x, weight, targets, tokenWeights, loss, dx }) =>
         w.tensors(x, weight, targets, tokenWeights, loss, dx).number(chunkRows(x, weight)),
-      ({ x, weight, dx }) => {
-        const rows = chunkRows(x, weight);
-        const logits = rows * roundUp(weight.rows, 16);
-        const inputs = rows * roundUp(x.cols, 16);
-        const bytes = operandBytes(x, weight);
-        const gradients = dx ? 4 * inputs + (bytes === 2 ? 2 * logits : 0) : 0;
-        return 4 * logits + bytes * inputs + gradients + 4 * x.rows + ALIGNMENT;
-      },
+      ({ x, weight, dx }) => lossBytes(x, weight, dx !== null, operandBytes(x, weight)),
     ),
     quantize4bit: kernel("quantize4bit", (w, { w: weight, codes, absmax, format }) =>
       w.tensors(weight, codes, absmax).number(format === "nf4" ? 0 : 1),
@@ -130,6 +125,16 @@ function chunkRows(x: Tensor, weight: Tensor): number {
   return Math.max(1, Math.min(x.rows, CHUNK_ROWS.most, Math.max(CHUNK_ROWS.least, rows)));
 }
 
+/** Supervised rows; x, target logits and parts of the softmax for one chunk; with dx, p and dx for it. As in the kernel. */
+function lossBytes(x: Tensor, weight: Tensor, hasGradient: boolean, operandBytes: number): number {
+  const rows = chunkRows(x, weight);
+  const inputs = rows * roundUp(x.cols, 16);
+  const parts = rows * Math.ceil(weight.rows / NARROWEST_TILE);
+  const pieces = [4 * x.rows, operandBytes * inputs, 4 * rows, 4 * parts, 4 * parts];
+  if (hasGradient) pieces.push(operandBytes * rows * roundUp(weight.rows, 16), 4 * inputs);
+  return pieces.reduce((sum, bytes) => sum + roundUp(bytes, ALIGNMENT), ALIGNMENT);
+}
+
 /** g of every linear, then gᵀ and tᵀ of every linear for one range at a time; rows are padded as in the kernel. */
 function gradientElements(rows: number, a: readonly (Tensor | null)[], ranges: readonly RankRange[]): number {
   const rank = Math.max(0, ...ranges.map((range) => range.rank));
@@ -137,6 +142,11 @@ function gradientElements(rows: number, a: readonly (Tensor | null)[], ranges: r
   const adapters = a.filter((entry) => entry !== null).length;
   return adapters * (rows * roundUp(rank, 32) + 2 * rank * roundUp(longest, 32));
 }
+
+const headsOf = (cosSin: Tensor): Tensor => {
+  supportedHead(cosSin.cols);
+  return cosSin;
+};
 
 function supportedHead(headDim: number): number {
   if (headDim > LARGEST_HEAD)

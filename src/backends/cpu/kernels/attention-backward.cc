@@ -38,9 +38,7 @@ static void queryTile(uint8_t* workspace, const AttentionGradient& g, const Segm
   for (int64_t i = 0; i < rows; i++) {
     const float* a = read(g.dO, tile.from + i, head * dim, dim, bufferA);
     const float* b = read(g.o, tile.from + i, head * dim, dim, bufferB);
-    double total = 0;
-    for (int64_t j = 0; j < dim; j++) total += static_cast<double>(a[j]) * b[j];
-    g.delta[(tile.from + i) * g.heads + head] = static_cast<float>(total);
+    g.delta[(tile.from + i) * g.heads + head] = dotRow(a, b, dim);
   }
   for (int64_t key = tile.start; key < tile.to; key += KEYS) {
     const int64_t keys = least(KEYS, tile.to - key);
@@ -54,9 +52,9 @@ static void queryTile(uint8_t* workspace, const AttentionGradient& g, const Segm
       const int64_t row = tile.from + i, seen = least(keys, row + 1 - key);
       const vf shift = splat(*at<float>(g.lse, row, head)), delta = splat(g.delta[row * g.heads + head]);
       for (int64_t j = 0; j < roundUp(keys, LANES); j += LANES) {
-        vf s = load<vf>(scores + i * KEYS + j) * splat(g.scale) - shift;
-        if (seen < j + LANES) s = s + hidden(seen - j);
-        const vf slope = exponential(s) * (load<vf>(products + i * KEYS + j) - delta) * splat(g.scale);
+        vf p = exponential(load<vf>(scores + i * KEYS + j) * splat(g.scale) - shift);
+        if (seen < j + LANES) p = below(seen - j, p, vf{});
+        const vf slope = p * (load<vf>(products + i * KEYS + j) - delta) * splat(g.scale);
         storeScores<C>(slopes + i * KEYS + j, slope);
       }
     }
@@ -109,8 +107,7 @@ static void keyTile(uint8_t* workspace, const AttentionGradient& g, const Segmen
         for (int64_t j = 0; j < whole; j += LANES) {
           const int64_t at = i * BLOCK_QUERIES + j;
           vf p = exponential(load<vf>(scores + at) * splat(g.scale) - load<vf>(shifts + j));
-          if (j < blind)
-            for (int lane = 0; lane < LANES; lane++) p[lane] = j + lane < blind ? 0 : p[lane];
+          if (j < blind) p = below(blind - j, vf{}, p);
           storeScores<C>(weights + at, p);
           vf slope = p * (load<vf>(products + at) - load<vf>(deltas + j)) * splat(g.scale);
           storeScores<C>(slopes + at, slope);

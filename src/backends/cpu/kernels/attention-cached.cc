@@ -6,15 +6,6 @@
 namespace qdl {
 namespace QDL_ISA {
 
-QDL_INLINE float dotRow(const float* a, const float* b, int64_t n) {
-  vf sums = {};
-  int64_t j = 0;
-  for (; j + LANES <= n; j += LANES) sums = fma(load<vf>(a + j), load<vf>(b + j), sums);
-  float total = sum(sums);
-  for (; j < n; j++) total += a[j] * b[j];
-  return total;
-}
-
 static void attentionCached(Context& context, const double* words, uint8_t*) {
   Args args(words);
   const Tensor q = args.tensor(), kCache = args.tensor(), vCache = args.tensor(), slots = args.tensor();

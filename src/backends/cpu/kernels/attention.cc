@@ -20,45 +20,51 @@ static void attentionTile(uint8_t* workspace, const Tensor& q, const Tensor& k, 
   E* weights = arena.take<E>(QUERIES * KEYS);
   float* sums = arena.take<float>(QUERIES * pitch);
   float* largest = arena.take<float>(QUERIES);
-  float* totals = arena.take<float>(QUERIES);
+  float* shrinks = arena.take<float>(QUERIES);
+  float* totals = arena.take<float>(QUERIES * LANES);
   const Block<C> queries = blockOf<C>(q, tile.from, rows, head * dim, dim, queryBuffer);
-  for (int64_t i = 0; i < rows; i++) largest[i] = -INFINITY, totals[i] = 0;
+  for (int64_t i = 0; i < QUERIES; i++) largest[i] = -INFINITY, shrinks[i] = 0;
+  memset(totals, 0, QUERIES * LANES * 4);
 
   for (int64_t key = tile.start; key < tile.to; key += KEYS) {
     const int64_t keys = least(KEYS, tile.to - key);
+    const int vectors = static_cast<int>(ceilDiv(keys, LANES));
     packTransposed<C>(part(k, key, group * dim), dim, keys, keyStrips, staging);
     packPlain<C>(part(v, key, group * dim), keys, dim, valueStrips);
     timesStrips<C>(queries, rows, dim, keyStrips, keys, scores, KEYS, false);
     for (int64_t i = 0; i < rows; i++) {
-      float* row = scores + i * KEYS;
       const int64_t seen = least(keys, tile.from + i + 1 - key);
-      vf best = splat(largest[i]);
-      for (int64_t j = 0; j < KEYS; j += LANES) {
-        // Lanes from `keys` on hold no score: they are overwritten, not added to.
-        vf s = j < roundUp(keys, LANES) ? load<vf>(row + j) * splat(scale) : vf{};
-        if (seen < j + LANES) s = s + hidden(seen - j);
-        store(row + j, s);
+      vf best = splat(-INFINITY);
+      for (int j = 0; j < vectors; j++) {
+        float* at = scores + i * KEYS + j * LANES;
+        vf s = load<vf>(at) * splat(scale);
+        if (seen < (j + 1) * LANES) s = below(seen - j * LANES, s, splat(-INFINITY));
+        store(at, s);
         best = maximum(s, best);
       }
-      const float now = maximum(best);
-      const vf shift = splat(now);
-      vf total = {};
-      for (int64_t j = 0; j < KEYS; j += LANES) {
-        const vf e = exponential(load<vf>(row + j) - shift);
+      const float now = maximum(best), before = largest[i];
+      largest[i] = now > before ? now : before;
+      shrinks[i] = before - largest[i];
+    }
+    for (int64_t i = 0; i < rows; i += LANES) store(shrinks + i, exponential(load<vf>(shrinks + i)));
+    for (int64_t i = 0; i < rows; i++) {
+      const vf shift = splat(largest[i]);
+      vf total = load<vf>(totals + i * LANES) * splat(shrinks[i]);
+      for (int j = 0; j < vectors; j++) {
+        const vf e = exponential(load<vf>(scores + i * KEYS + j * LANES) - shift);
         total += e;
-        storeScores<C>(weights + i * KEYS + j, e);
+        storeScores<C>(weights + i * KEYS + j * LANES, e);
       }
-      const float shrink = exponential(splat(largest[i] - now))[0];
-      totals[i] = totals[i] * shrink + sum(total);
-      largest[i] = now;
-      if (key > tile.start && shrink != 1)
-        for (int64_t j = 0; j < pitch; j += LANES) store(sums + i * pitch + j, load<vf>(sums + i * pitch + j) * splat(shrink));
+      store(totals + i * LANES, total);
+      if (key > tile.start && shrinks[i] != 1)
+        for (int64_t j = 0; j < pitch; j += LANES) store(sums + i * pitch + j, load<vf>(sums + i * pitch + j) * splat(shrinks[i]));
     }
     timesStrips<C>({weights, KEYS}, rows, keys, valueStrips, dim, sums, pitch, key > tile.start);
   }
   for (int64_t i = 0; i < rows; i++) {
-    writeRow(o, tile.from + i, head * dim, dim, sums + i * pitch, 1 / totals[i]);
-    *at<float>(lse, tile.from + i, head) = largest[i] + static_cast<float>(std::log(static_cast<double>(totals[i])));
+    const float total = sum(load<vf>(totals + i * LANES));
+    writeRow(o, tile.from + i, head * dim, dim, sums + i * pitch, 1 / total);
+    *at<float>(lse, tile.from + i, head) = largest[i] + std::log(total);
   }
 }
 

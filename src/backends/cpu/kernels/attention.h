@@ -8,6 +8,7 @@ namespace QDL_ISA {
 
 constexpr int64_t QUERIES = 96;
 constexpr int64_t KEYS = 64;
+constexpr int KEY_VECTORS = KEYS / LANES;
 static_assert(KEYS % TILE_COLS == 0, "keys fill whole strips");
 
 /** Hands out 64-byte aligned pieces of a thread's workspace, behind the key of its panel (which stays valid). */
@@ -132,23 +133,16 @@ QDL_INLINE void storeScores(typename C::E* out, vf value) {
   if constexpr (C::PAIR == 1)
     store(out, value);
   else
-    store(out, narrow(value));
+    store(out, rounded(value));
 }
 
 /** n sums of a row times a factor, into the output. */
 QDL_INLINE void writeRow(const Tensor& t, int64_t row, int64_t col, int64_t n, float* values, float factor) {
   for (int64_t j = 0; j < n; j++) values[j] *= factor;
   if (t.dtype == BF16)
-    narrow(values, n, at<uint16_t>(t, row, col));
+    rounded(values, n, at<uint16_t>(t, row, col));
   else
     memcpy(at<float>(t, row, col), values, n * 4);
-}
-
-/** −∞ in the lanes from `limit` on, 0 before: added to scores, it hides the keys behind a query. */
-QDL_INLINE vf hidden(int64_t limit) {
-  vf mask;
-  for (int i = 0; i < LANES; i++) mask[i] = i < limit ? 0.0f : -INFINITY;
-  return mask;
 }
 
 }  // namespace QDL_ISA

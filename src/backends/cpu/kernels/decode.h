@@ -151,7 +151,7 @@ template <class E>
 static void run(const Source& s, int64_t row, int64_t col, int n, E* out) {
   if (s.format == DENSE) {
     if (s.dtype == (sizeof(E) == 4 ? F32 : BF16))
-      memcpy(out, at<E>(s.values, row, col), n * sizeof(E));
+      copyRun(at<E>(s.values, row, col), n, out);
     else if constexpr (sizeof(E) == 4)
       widen(at<uint16_t>(s.values, row, col), n, out);
     else

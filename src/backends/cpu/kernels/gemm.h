@@ -17,7 +17,7 @@ constexpr int MAX_TERMS = 4;
 constexpr int64_t PANEL_WORDS = 32768;  // 128 KiB: a panel, half of a small L2
 constexpr int64_t STAGE_DEPTH = 2048;   // elements: bounds the converted left rows, 48 KiB
 constexpr int64_t BLOCK_ROWS = 510;     // whole tiles; their sums take 128 KiB
-constexpr int64_t SHORT_ROWS = 6;      // at most so many rows go through short.h
+constexpr int64_t SHORT_ROWS = 8;      // at most so many rows go through short.h
 constexpr int SHORT_DEPTH = 1024;      // elements that it decodes at a time
 
 /** left[rows, depth] times `right`, which is read along its rows (x·Wᵀ) or down its columns (dY·W). */
@@ -81,26 +81,40 @@ QDL_INLINE Workspace& workspaceOf(Context& context, int thread) {
   return *reinterpret_cast<Workspace*>(context.workspaces[thread]);
 }
 
-/** Writes one row of sums to the output. `bias` has TILE_COLS entries. */
-QDL_INLINE void finishRow(const Product& p, const float* bias, int64_t row, int64_t col, int n, const float* sums) {
-  alignas(64) float value[TILE_COLS], old[TILE_COLS];
-  for (int j = 0; j < TILE_COLS; j += LANES) store(value + j, load<vf>(sums + j) * splat(p.scale) + load<vf>(bias + j));
-  if (p.accumulate) {
-    const float* before = read(p.out, row, col, n, old);
-    for (int j = 0; j < n; j++) value[j] += before[j];
-  }
-  if (p.out.dtype == BF16)
-    narrow(value, n, at<uint16_t>(p.out, row, col));
-  else
-    memcpy(at<float>(p.out, row, col), value, n * 4);
-}
+/** The columns that one work item owns. */
+struct Strip {
+  int64_t col;
+  int cols, vectors, width;
+};
 
-QDL_INLINE void readBias(const Product& p, int64_t col, int n, float* bias) {
-  memset(bias, 0, TILE_COLS * 4);
-  if (!p.bias.data) return;
-  float buffer[TILE_COLS];
-  memcpy(bias, read(p.bias, 0, col, n, buffer), n * 4);
-}
+/** What happens to a finished row of sums: scaled, bias added, added to what is there if the product says so, rounded once. */
+class Write {
+ public:
+  Write(const Product& product, const Strip& strip) : p_(product), strip_(strip) {
+    memset(bias_, 0, sizeof bias_);
+    if (!p_.bias.data) return;
+    float buffer[TILE_COLS];
+    memcpy(bias_, read(p_.bias, 0, strip.col, strip.cols, buffer), strip.cols * 4);
+  }
+  QDL_INLINE_MEMBER void operator()(int64_t row, const float* sums) const {
+    alignas(64) float value[TILE_COLS];
+    for (int j = 0; j < TILE_COLS; j += LANES) store(value + j, fma(load<vf>(sums + j), splat(p_.scale), load<vf>(bias_ + j)));
+    if (p_.accumulate) {
+      float old[TILE_COLS];
+      const float* before = read(p_.out, row, strip_.col, strip_.cols, old);
+      for (int j = 0; j < strip_.cols; j++) value[j] += before[j];
+    }
+    if (p_.out.dtype == BF16)
+      rounded(value, strip_.cols, at<uint16_t>(p_.out, row, strip_.col));
+    else
+      copyRun(value, strip_.cols, at<float>(p_.out, row, strip_.col));
+  }
+
+ private:
+  const Product& p_;
+  const Strip& strip_;
+  alignas(64) float bias_[TILE_COLS];
+};
 
 /** The part of one term that a stage holds. */
 struct Slice {
@@ -128,17 +142,10 @@ QDL_INLINE Piece<C> pieceOf(const Slice& slice, int64_t row, int rows, uint32_t*
   return {copy, words * C::PAIR, slice.depth, slice.panel};
 }
 
-/** The columns that one work item owns. */
-struct Strip {
-  int64_t col;
-  int cols, vectors, width;
-};
-
-/** Rows row0..row1−1 of one strip: sums over `terms`; `fresh` starts from zero, `last` writes the output. */
-template <class C>
-static void sweep(Workspace& w, const Product& p, const Strip& strip, const float* bias, const Term* const* terms,
-                  const int64_t* depths, int count, int64_t row0, int64_t row1, float* sums, bool fresh, bool last,
-                  const Workspace::Key& key) {
+/** Rows row0..row1−1 of one strip: sums over `terms`; `fresh` starts from zero, `last` hands rows to `finish`. */
+template <class C, class Finish>
+static void sweep(Workspace& w, const Strip& strip, const Finish& finish, const Term* const* terms, const int64_t* depths,
+                  int count, int64_t row0, int64_t row1, float* sums, bool fresh, bool last, const Workspace::Key& key) {
   int64_t total = 0;
   for (int i = 0; i < count; i++) total += steps(depths[i], C::PAIR);
   const int64_t capacity = least(PANEL_WORDS / strip.width, STAGE_DEPTH / C::PAIR);
@@ -182,16 +189,14 @@ static void sweep(Workspace& w, const Product& p, const Strip& strip, const floa
       float* out = sums + (first && end && fresh && last ? 0 : (row - row0) * TILE_COLS);
       runTile<C>(rows, strip.vectors, pieces, sliceCount, out, TILE_COLS, !(first && fresh));
       if (end && last)
-        for (int i = 0; i < rows; i++) finishRow(p, bias, row + i, strip.col, strip.cols, out + i * TILE_COLS);
+        for (int i = 0; i < rows; i++) finish(row + i, out + i * TILE_COLS);
     }
   }
 }
 
-template <class C>
+template <class C, class Finish>
 static void multiplyBlock(Workspace& w, const Product& p, const Ranges& ranges, int64_t row0, int64_t row1, const Strip& strip,
-                          Workspace::Key key) {
-  alignas(64) float bias[TILE_COLS];
-  readBias(p, strip.col, strip.cols, bias);
+                          const Finish& finish, Workspace::Key key) {
   const Term* terms[2 * MAX_TERMS];
   int64_t depths[2 * MAX_TERMS];
   for (int i = 0; i < p.bases; i++) terms[i] = &p.base[i], depths[i] = p.base[i].depth;
@@ -201,27 +206,27 @@ static void multiplyBlock(Workspace& w, const Product& p, const Ranges& ranges, 
     int count = p.bases;
     for (int i = 0; ranked && i < p.rankeds; i++) terms[count] = &p.ranked[i], depths[count++] = rankOf(ranges, r);
     key.range = ranked ? r : 0;
-    sweep<C>(w, p, strip, bias, terms, depths, count, row0, row1, w.sums, true, true, key);
+    sweep<C>(w, strip, finish, terms, depths, count, row0, row1, w.sums, true, true, key);
     return;
   }
   // The block spans several ranks: the base for all rows, then each range's own adapter rows on top.
   key.range = -1;
-  sweep<C>(w, p, strip, bias, terms, depths, p.bases, row0, row1, w.sums, true, false, key);
+  sweep<C>(w, strip, finish, terms, depths, p.bases, row0, row1, w.sums, true, false, key);
   for (; r < ranges.count && fromOf(ranges, r) < row1; r++) {
     const int64_t from = most(row0, fromOf(ranges, r)), to = least(row1, toOf(ranges, r));
     if (from >= to || rankOf(ranges, r) == 0) continue;
     for (int i = 0; i < p.rankeds; i++) terms[i] = &p.ranked[i], depths[i] = rankOf(ranges, r);
     key.range = r;
-    sweep<C>(w, p, strip, bias, terms, depths, p.rankeds, from, to, w.sums + (from - row0) * TILE_COLS, false, false, key);
+    sweep<C>(w, strip, finish, terms, depths, p.rankeds, from, to, w.sums + (from - row0) * TILE_COLS, false, false, key);
     w.key.call = 0;
   }
-  for (int64_t row = row0; row < row1; row++)
-    finishRow(p, bias, row, strip.col, strip.cols, w.sums + (row - row0) * TILE_COLS);
+  for (int64_t row = row0; row < row1; row++) finish(row, w.sums + (row - row0) * TILE_COLS);
 }
 
-/** Products that share rows row0..row1−1; each has its own columns. */
-template <class C>
-static void multiply(Context& context, const Product* products, int count, int64_t row0, int64_t row1, const Ranges& ranges) {
+/** Products that share rows row0..row1−1; each has its own columns. `finishOf(product, strip)` makes what ends a row. */
+template <class C, class FinishOf>
+static void multiplyThen(Context& context, const Product* products, int count, int64_t row0, int64_t row1, const Ranges& ranges,
+                         FinishOf finishOf) {
   if (row1 <= row0) return;
   int64_t panels = 0;
   bool kept = true;  // every product's depth fits in one stage
@@ -250,9 +255,15 @@ static void multiply(Context& context, const Product* products, int count, int64
     strip.cols = static_cast<int>(least(TILE_COLS, p.out.cols - strip.col));
     strip.vectors = static_cast<int>(ceilDiv(strip.cols, LANES));
     strip.width = strip.vectors * LANES;
-    multiplyBlock<C>(workspaceOf(context, thread), p, ranges, from, to, strip, {call, i / blocks, 0});
+    multiplyBlock<C>(workspaceOf(context, thread), p, ranges, from, to, strip, finishOf(p, strip), {call, i / blocks, 0});
   };
   parallel(context, panels * blocks, item);
+}
+
+/** The same, written to the products' outputs. */
+template <class C>
+static void multiply(Context& context, const Product* products, int count, int64_t row0, int64_t row1, const Ranges& ranges) {
+  multiplyThen<C>(context, products, count, row0, row1, ranges, [](const Product& p, const Strip& strip) { return Write(p, strip); });
 }
 
 }  // namespace QDL_ISA

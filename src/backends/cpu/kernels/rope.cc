@@ -6,34 +6,35 @@
 namespace qdl {
 namespace QDL_ISA {
 
+/** Head dims beyond this do not exist (kernels.ts refuses them); the buffers hold several smaller heads. */
+constexpr int64_t LARGEST_DIM = 1024;
+
 static void rope(Context& context, const double* words, uint8_t*) {
   Args args(words);
   const Tensor x = args.tensor(), cosSin = args.tensor(), y = args.tensor();
   const float sign = args.integer() == 0 ? 1.0f : -1.0f;
   const int64_t dim = cosSin.cols, half = dim / 2;
+  // Whole heads at a time, as many as fit the buffers.
+  const int64_t width = most(1, LARGEST_DIM / dim) * dim;
   eachRow(context, x.rows, x.cols, [&](int64_t row) {
-    float lowX[RUN], highX[RUN], lowY[RUN], highY[RUN];
-    const float* table = at<float>(cosSin, row);
-    for (int64_t head = 0; head + dim <= x.cols; head += dim)
-      for (int64_t i = 0; i < half; i += RUN) {
-        const int64_t n = least(RUN, half - i);
-        const float* a = read(x, row, head + i, n, lowX);
-        const float* b = read(x, row, head + half + i, n, highX);
-        const float *c = table + i, *s = table + half + i;
-        for (int64_t j = 0; j < n; j++) {
-          const float sine = sign * s[j];
-          const float low = a[j] * c[j] - b[j] * sine;
-          highY[j] = b[j] * c[j] + a[j] * sine;
-          lowY[j] = low;
-        }
-        if (y.dtype == F32) {
-          memcpy(at<float>(y, row, head + i), lowY, n * 4);
-          memcpy(at<float>(y, row, head + half + i), highY, n * 4);
-        } else {
-          narrow(lowY, n, at<uint16_t>(y, row, head + i));
-          narrow(highY, n, at<uint16_t>(y, row, head + half + i));
+    float bufferX[LARGEST_DIM], bufferY[LARGEST_DIM];
+    const float *cosine = at<float>(cosSin, row), *sine = cosine + half;
+    for (int64_t col = 0; col < x.cols; col += width) {
+      const int64_t n = least(width, x.cols - col);
+      const float* in = read(x, row, col, n, bufferX);
+      float* out = target(y, row, col, bufferY);
+      for (int64_t head = 0; head + dim <= n; head += dim) {
+        const float *a = in + head, *b = a + half;
+        float *low = out + head, *high = low + half;
+#pragma GCC ivdep
+        for (int64_t j = 0; j < half; j++) {
+          const float first = a[j], second = b[j], turn = sign * sine[j];
+          low[j] = first * cosine[j] - second * turn;
+          high[j] = second * cosine[j] + first * turn;
         }
       }
+      commit(y, row, col, n, out);
+    }
   });
 }
 

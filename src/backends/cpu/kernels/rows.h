@@ -20,6 +20,15 @@ QDL_INLINE E* at(const Tensor& t, int64_t row, int64_t col = 0) {
   return reinterpret_cast<E*>(t.data) + row * t.stride + col;
 }
 
+/** memcpy for short runs, without the call. */
+template <class E>
+QDL_INLINE void copyRun(const E* from, int64_t n, E* to) {
+  typedef E V __attribute__((vector_size(LANES * sizeof(E))));
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) store(to + i, load<V>(from + i));
+  for (; i < n; i++) to[i] = from[i];
+}
+
 /** n values of a row as f32: the memory itself, or `buffer` after conversion. */
 QDL_INLINE const float* read(const Tensor& t, int64_t row, int64_t col, int64_t n, float* buffer) {
   if (t.dtype == F32) return at<float>(t, row, col);
@@ -34,11 +43,21 @@ QDL_INLINE float* target(const Tensor& t, int64_t row, int64_t col, float* buffe
   return t.dtype == F32 ? at<float>(t, row, col) : buffer;
 }
 QDL_INLINE void commit(const Tensor& t, int64_t row, int64_t col, int64_t n, const float* buffer) {
-  if (t.dtype == BF16) narrow(buffer, n, at<uint16_t>(t, row, col));
+  if (t.dtype == BF16) rounded(buffer, n, at<uint16_t>(t, row, col));
 }
 
 QDL_INLINE void zeroRow(const Tensor& t, int64_t row, int64_t col, int64_t n) {
   memset(address(t, row, col), 0, n * (t.dtype == BF16 ? 2 : 4));
+}
+
+/** Σ a·b over n values. */
+QDL_INLINE float dotRow(const float* a, const float* b, int64_t n) {
+  vf sums = {};
+  int64_t j = 0;
+  for (; j + LANES <= n; j += LANES) sums = fma(load<vf>(a + j), load<vf>(b + j), sums);
+  float total = sum(sums);
+  for (; j < n; j++) total += a[j] * b[j];
+  return total;
 }
 
 /** Calls function(row, col, n) for runs of at most RUN elements that cover rows × cols; cut by shape only. */

@@ -71,10 +71,9 @@ static void shortItem(Workspace& w, const Product& p, const Ranges& ranges, int6
       }
   }
   for (int64_t part = 0; part < cols; part += TILE_COLS) {
-    alignas(64) float bias[TILE_COLS];
-    const int n = static_cast<int>(least(TILE_COLS, cols - part));
-    readBias(p, col + part, n, bias);
-    for (int i = 0; i < rows; i++) finishRow(p, bias, row0 + i, col + part, n, sums[i] + part);
+    const Strip strip = {col + part, static_cast<int>(least(TILE_COLS, cols - part)), 0, 0};
+    const Write write(p, strip);
+    for (int i = 0; i < rows; i++) write(row0 + i, sums[i] + part);
   }
 }
 

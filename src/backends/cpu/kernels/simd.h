@@ -62,21 +62,45 @@ QDL_INLINE vf fma(vf a, vf b, vf c) {
 #endif
 }
 
-QDL_INLINE float sum(vf v) {
+QDL_INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
+
+/** Folds the lanes of a vector by halves, always in the same order. */
+template <class Fold>
+QDL_INLINE float folded(vf v, Fold fold) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m512 whole = (__m512)v;
+  const __m256 half = fold(_mm512_castps512_ps256(whole), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(whole), 1)));
+#else
+  const __m256 half = (__m256)v;
+#endif
+  __m128 x = fold(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  x = fold(x, _mm_movehl_ps(x, x));
+  return fold(x, _mm_shuffle_ps(x, x, 1))[0];
+#else
   float lanes[LANES];
   store(lanes, v);
   for (int half = LANES / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    for (int i = 0; i < half; i++) lanes[i] = fold(lanes[i], lanes[i + half]);
   return lanes[0];
+#endif
 }
-QDL_INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
+QDL_INLINE float sum(vf v) {
+  return folded(v, [](auto a, auto b) { return a + b; });
+}
+/** The largest lane; NaN only where every comparison with it decides so: NaN must be carried by sums, not by maxima. */
 QDL_INLINE float maximum(vf v) {
-  float lanes[LANES];
-  store(lanes, v);
-  float best = lanes[0];
-  for (int i = 1; i < LANES; i++) best = lanes[i] > best ? lanes[i] : best;
-  return best;
+  return folded(v, [](auto a, auto b) { return a > b ? a : b; });
 }
+
+/** 0, 1, 2, … */
+QDL_INLINE vi lanesInOrder() {
+  vi v = {};
+  for (int i = 0; i < LANES; i++) v[i] = i;
+  return v;
+}
+/** x in the lanes below `limit`, `other` in the rest. */
+QDL_INLINE vf below(int64_t limit, vf x, vf other) { return lanesInOrder() < static_cast<int32_t>(limit) ? x : other; }
 
 QDL_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 QDL_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -123,6 +147,15 @@ QDL_INLINE vh narrow(vf value) {
 #endif
 }
 
+/** The same for results of arithmetic: the CPU's own instruction where it has one, which flushes subnormals to zero. */
+QDL_INLINE vh rounded(vf value) {
+#if defined(__AVX512BF16__)
+  return (vh)_mm512_cvtneps_pbh((__m512)value);
+#else
+  return narrow(value);
+#endif
+}
+
 QDL_INLINE void widen(const uint16_t* from, int64_t n, float* to) {
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) store(to + i, widen(load<vh>(from + i)));
@@ -134,13 +167,25 @@ QDL_INLINE void narrow(const float* from, int64_t n, uint16_t* to) {
   for (; i < n; i++) to[i] = narrow(from[i]);
 }
 
+QDL_INLINE void rounded(const float* from, int64_t n, uint16_t* to) {
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) store(to + i, rounded(load<vf>(from + i)));
+  for (; i < n; i++) to[i] = narrow(from[i]);
+}
+
 /** e^x within 2 ulp over the whole range, subnormals included; NaN stays NaN. Cody–Waite reduction, Taylor to degree 7. */
 QDL_INLINE vf exponential(vf x) {
-  const vf low = splat(-104.0f), high = splat(89.0f);
+  const vf low = splat(-104.0f), high = splat(89.0f), perLog2 = splat(1.44269504088896341f);
+#if defined(__AVX512F__)
+  // The second operand is the result where one is NaN.
+  x = (vf)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
+  const vf n = (vf)_mm512_roundscale_ps((__m512)(x * perLog2), 0x08);
+#else
   x = x < low ? low : x;
   x = x > high ? high : x;
   const vf magic = splat(12582912.0f);  // 1.5·2^23: adding it rounds to a whole number
-  vf n = fma(x, splat(1.44269504088896341f), magic) - magic;
+  const vf n = fma(x, perLog2, magic) - magic;
+#endif
   vf r = fma(n, splat(-0.693145751953125f), x);
   r = fma(n, splat(-1.42860677e-6f), r);
   vf p = splat(1.0f / 5040);
@@ -151,10 +196,14 @@ QDL_INLINE vf exponential(vf x) {
   p = fma(p, r, splat(0.5f));
   p = fma(p, r, splat(1.0f));
   p = fma(p, r, splat(1.0f));
+#if defined(__AVX512F__)
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
   // 2^n in two factors, so that neither leaves the normal range.
-  vi whole = __builtin_convertvector(n, vi);
-  vi half = whole >> 1;
+  const vi whole = __builtin_convertvector(n, vi);
+  const vi half = whole >> 1;
   return p * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+#endif
 }
 
 /** Runs function(item, thread) for items 0..count−1 on the pool. */
