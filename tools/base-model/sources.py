@@ -43,14 +43,22 @@ def load_cmu(package_dir):
     return out
 
 
+def senses(package_dir):
+    """(lemma, part of speech 1-5, lexicographer file, sense number, tag count) for every sense."""
+    with open(os.path.join(package_dir, "dict", "index.sense"), encoding="latin1") as f:
+        for line in f:
+            key, _, number, n = line.split()
+            lemma, rest = key.split("%")
+            pos, lex = rest.split(":")[:2]
+            yield lemma, int(pos), int(lex), int(number), int(n)
+
+
 def load_wordnet(package_dir):
-    """Returns (lemma -> count of senses' tags, list of (pos, words, gloss, examples))."""
+    """Returns (lemma -> count of its senses' tags, list of (pos, words, gloss, examples))."""
     dict_dir = os.path.join(package_dir, "dict")
     tags = Counter()
-    with open(os.path.join(dict_dir, "index.sense"), encoding="latin1") as f:
-        for line in f:
-            key, _, _, n = line.split()
-            tags[key.split("%")[0]] += int(n)
+    for lemma, _, _, _, n in senses(package_dir):
+        tags[lemma] += n
     synsets = []
     for pos in ("noun", "verb", "adj", "adv"):
         with open(os.path.join(dict_dir, "data." + pos), encoding="latin1") as f:

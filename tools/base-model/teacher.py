@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: F401
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 KV_FIX = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
@@ -127,9 +127,10 @@ class Teacher:
         self.done = torch.zeros(B, dtype=torch.bool, device=dev)
         self.seq = torch.zeros(B, T + 1, dtype=torch.long, device=dev)
         self.plen = torch.ones(B, dtype=torch.long, device=dev)
-        # New prompts wait here, one per row; taken when the row is done.
-        self.temp = torch.tensor(0.9, device=dev)
-        self.min_p = 0.05
+        self.seen = torch.zeros(B, self.emb.shape[0], dtype=torch.bool, device=dev)
+        self.penalty = 1.12
+        self.temp = torch.tensor(0.75, device=dev)
+        self.min_p = 0.06
 
     def layer_pre(self, x, ln, qkv, cos, sin):
         B = x.shape[0]
@@ -146,18 +147,14 @@ class Teacher:
         g, u = F.linear(h, gu).chunk(2, -1)
         return x + F.linear(F.silu(g) * u, down)
 
-    def attend_sdpa(self, q, k, v, pos):
+    def attend(self, q, k, v, pos):
         B, G = q.shape[0], self.H // self.KV
         mask = (self.ar[None] <= pos[:, None])[:, None, None, :].expand(B, self.KV, G, self.T)
         return F.scaled_dot_product_attention(q.view(B, self.KV, G, self.hd), k, v, attn_mask=mask).reshape(B, self.dim)
 
-    def attend_triton(self, q, k, v, pos):
-        from decode_attention import decode_attention
-
-        return decode_attention(q, k, v, pos)
-
-    def sample(self, logits):
-        x = logits.float() / self.temp
+    def sample(self, logits, seen):
+        x = logits.float()
+        x = torch.where(seen, torch.where(x > 0, x / self.penalty, x * self.penalty), x) / self.temp
         p = torch.softmax(x, -1)
         p = torch.where(p < self.min_p * p.amax(-1, keepdim=True), 0.0, p)
         return (p / torch.empty_like(p).exponential_()).argmax(-1)
@@ -171,21 +168,21 @@ class Teacher:
             q, k, v = self._pre(x, ln1, qkv, cos, sin)
             self.k[i][self.rows, :, pos] = k
             self.v[i][self.rows, :, pos] = v
-            x = self._post(x, self._attend(q, self.k[i], self.v[i], pos), wo, ln2, gu, down)
+            x = self._post(x, self.attend(q, self.k[i], self.v[i], pos), wo, ln2, gu, down)
         x = F.rms_norm(x.float(), (self.dim,), eps=self.eps).to(x.dtype) * self.norm
-        nxt = torch.cat([self.sample(F.linear(c, self.emb)) for c in x.split(1024)])
+        nxt = torch.cat([self._sample(F.linear(c, self.emb), s) for c, s in zip(x.split(1024), self.seen.split(1024))])
         p1 = pos + 1
         forced = p1 < self.plen
         nxt = torch.where(forced, self.seq[self.rows, p1], nxt)
+        self.seen[self.rows, nxt] = self.seen[self.rows, nxt] | ~forced
         live = ~self.done
         self.seq[self.rows, p1] = torch.where(live, nxt, self.seq[self.rows, p1])
         fin = live & ~forced & ((nxt == self.eos) | (nxt == self.eot) | (p1 >= self.T - 1))
         self.done.logical_or_(fin)
         self.pos.copy_(torch.where(live & ~fin, p1, pos))
 
-    def compile(self, use_compile, attend):
-        self._attend = {"sdpa": self.attend_sdpa, "triton": self.attend_triton}[attend]
-        self._pre, self._post = self.layer_pre, self.layer_post
+    def compile(self, use_compile):
+        self._pre, self._post, self._sample = self.layer_pre, self.layer_post, self.sample
         if use_compile:
             self._pre, self._post = torch.compile(self.layer_pre), torch.compile(self.layer_post)
         if self.device == "cpu":
@@ -234,6 +231,7 @@ class Teacher:
                 self.seq[idx] = torch.from_numpy(new).to(self.device)
                 self.plen[idx] = torch.tensor(lens, device=self.device)
                 self.pos[idx] = 0
+                self.seen[idx] = False
                 self.done[idx] = False
             for _ in range(check_every):
                 self.run()
@@ -249,7 +247,7 @@ def main():
     t = Teacher(sys.argv[1], "cpu", torch.float32)
     t.alloc(4, 96, 64)
     t.min_p = 1.0
-    t.compile(False, "sdpa")
+    t.compile(False)
     qs = ["What is the capital of France?", "Write a very short story for a small child about a red ball.", "Why is the sky blue?", "Say hello."]
     it = iter([(q, t.tok.encode(f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n").ids) for q in qs] + [(None, [1])] * 99)
     out = []
