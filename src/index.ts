@@ -14,7 +14,6 @@ export { type Diagnosis, doctor, type Finding } from "./verbs/doctor.ts";
 export { type Estimate, type EstimateOptions, estimate } from "./verbs/estimate.ts";
 // evaluate
 export { type EvaluateOptions, evaluate } from "./verbs/evaluate.ts";
-
 // slice
 export { type Exported, type ExportOptions, exportAdapter } from "./verbs/export-adapter.ts";
 // generate
@@ -27,11 +26,16 @@ export {
   type Speaker,
   type SpeakerSettings,
 } from "./verbs/generate.ts";
-
 // inspect
 export { type Inspection, type InspectOptions, inspect } from "./verbs/inspect.ts";
 // quantize
 export { type Quantized, type QuantizeOptions, quantize } from "./verbs/quantize.ts";
+export {
+  QUICKSTART_PRESET,
+  type QuickstartOptions,
+  type QuickstartResult,
+  quickstart,
+} from "./verbs/quickstart.ts";
 
 // train
 export { type TrainOptions, type TrainResult, train } from "./verbs/train.ts";

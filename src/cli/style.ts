@@ -22,12 +22,17 @@ const ESCAPES = /\u001b\[\d+m/g;
 /** Columns that a text takes on a terminal (colours take none). */
 export const widthOf = (text: string): number => [...text.replaceAll(ESCAPES, "")].length;
 
-/** Right-aligned columns; the first is left-aligned. */
-export function table(header: readonly string[], rows: readonly (readonly string[])[], style: Style): string {
+/** Columns of numbers are right-aligned but for the first; columns of text are left-aligned. */
+export function table(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+  style: Style,
+  align: "left" | "right" = "right",
+): string {
   const widths = header.map((cell, i) => Math.max(widthOf(cell), ...rows.map((row) => widthOf(row[i] ?? ""))));
   const line = (cells: readonly string[]): string =>
     cells
-      .map((cell, i) => pad(cell, widths[i] ?? 0, i === 0))
+      .map((cell, i) => pad(cell, widths[i] ?? 0, align === "left" || i === 0))
       .join("  ")
       .trimEnd();
   return [style.dim(line(header)), ...rows.map(line)].join("\n");

@@ -13,7 +13,7 @@ export interface Task {
   readonly prompts: readonly Int32Array[];
   /** Text of the supervised tokens that follow. */
   readonly references: readonly string[];
-  /** Most tokens that an answer may have: half as many again as the longest reference, and a few. */
+  /** Most tokens that an answer may have: as many as the longest reference, and a few. */
   readonly maxNewTokens: number;
   readonly stopIds: readonly number[];
 }
@@ -29,7 +29,7 @@ export function taskOf(samples: readonly Sample[], tokenizer: Tokenizer): Task {
   );
   const longest = spans.reduce((most, { from, to }) => Math.max(most, to - from), 0);
   const stopIds = tokenizer.template === null ? tokenizer.eosIds : chatStopIds(tokenizer);
-  return { prompts, references, maxNewTokens: Math.ceil(1.5 * longest) + SPARE_TOKENS, stopIds };
+  return { prompts, references, maxNewTokens: longest + SPARE_TOKENS, stopIds };
 }
 
 /** Rows of the longest prompt with its answer. */

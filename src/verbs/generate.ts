@@ -59,7 +59,7 @@ export const GENERATE_DEFAULTS = {
 /** Continues one prompt. Throws RANK_OUT_OF_RANGE, CONFIG_INVALID, DATA_OVERLONG (no room after the prompt), and what opening throws. */
 export async function generate(options: GenerateOptions): Promise<Generated> {
   await using speaker = await openSpeaker(options);
-  return speaker.answer(options.prompt, options, options.onText);
+  return await speaker.answer(options.prompt, options, options.onText);
 }
 
 /** A model that is ready to answer. */

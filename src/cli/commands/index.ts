@@ -9,10 +9,12 @@ import { exportCommand } from "./export.ts";
 import { generateCommand } from "./generate.ts";
 import { inspectCommand } from "./inspect.ts";
 import { quantizeCommand } from "./quantize.ts";
+import { quickstartCommand } from "./quickstart.ts";
 import { trainCommand } from "./train.ts";
 
 // A command's `run` takes only the values of its own options; parsing gives it exactly those.
 export const COMMANDS = [
+  quickstartCommand,
   trainCommand,
   evalCommand,
   generateCommand,
