@@ -42,6 +42,17 @@ export async function openFolder(path: string, options: OpenFolderOptions = {}):
   return new NodeFolder(path, options.hook);
 }
 
+/** What lies at `path`; null if nothing does. */
+export async function fileKind(path: string): Promise<"folder" | "file" | null> {
+  return stat(path).then(
+    (info) => (info.isDirectory() ? "folder" : "file"),
+    () => null,
+  );
+}
+
+/** Last name of a folder's full path ("." included). */
+export const folderName = (path: string): string => basename(resolve(path));
+
 /** A folder of the file system. Names are relative ("a.json", "sub/b.json"); sub-folders are made when written to. */
 export class NodeFolder implements Folder {
   readonly path: string;
