@@ -140,7 +140,7 @@ WEIGHT_SCALE = dict(q_proj=0.6, k_proj=0.6, v_proj=0.5, o_proj=0.25, gate_proj=0
 
 # ----------------------------------------------------------------------------------------------------------------- cases
 
-OPTIMIZER = {"learningRate": 4e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weightDecay": 0.1, "maxGradNorm": 3.0, "loraPlusRatio": 1.0}
+OPTIMIZER = {"learningRate": 2e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weightDecay": 0.1, "maxGradNorm": 0.6, "loraPlusRatio": 1.0}
 
 # Ranks of ten steps. Rows rest for several steps at a time, and most are first met at a later step than row 0. They are the
 # draws of our own generator (uniform over 1..8) for this seed, so that our training loop can be run as it is; here they are
@@ -164,7 +164,6 @@ CASES = {
         "scaleRule": "alpha/b",
         "alpha": 6.0,
         "curves": ["nested"],
-        "optimizer": {"maxGradNorm": 0.6},
     },
     "fp4": {
         "model": "plain-bf16",
@@ -181,7 +180,7 @@ CASES = {
         "scaleRule": "alpha/sqrt(b)",
         "alpha": 3.0,
         "curves": ["nested"],
-        "optimizer": {"loraPlusRatio": 4.0, "maxGradNorm": 0.9},
+        "optimizer": {"loraPlusRatio": 4.0},
     },
     "f32": {
         "model": "plain-f32",
@@ -320,7 +319,7 @@ def make_model_folder(name, folder):
     """config.json and model.safetensors of one model, in the Hugging Face layout.
 
     Random weights, with branches that are small beside the residual stream, as in models that were trained. (With variance
-    1/K everywhere the gradients are so ill-conditioned that torch's own bf16 is 3 to 7 % off; the exact comparison in f32
+    1/K everywhere the gradients are so ill-conditioned that torch's own bf16 is 2 to 7 % off; the exact comparison in f32
     does not care.)
     """
     config, dtype, seed = MODELS[name]
@@ -469,25 +468,20 @@ def check_gradient(model, sequences, generator):
     return error
 
 
-def rounded(values):
-    """Values rounded to bf16, as float64."""
-    return values.bfloat16().double()
-
-
-def evaluate_rank(model, master, rank, sequences, generator, tensors, prefix, dtype):
-    """Logits, losses and every adapter gradient at one rank, into `tensors` as `dtype`."""
+def evaluate_rank(model, master, rank, sequences, tensors, generator):
+    """Logits, losses and every adapter gradient at one rank, into `tensors`."""
     fill(model, master, rank)
     error = check_gradient(model, sequences, generator)
     model.zero_grad()
     outputs = [losses_of(model, s) for s in sequences]
     loss = loss_of(model, sequences)
     loss.backward()
-    tensors[f"{prefix}rank{rank}.logits"] = torch.cat([o[0] for o in outputs]).detach().to(dtype)
-    tensors[f"{prefix}rank{rank}.losses"] = torch.cat([o[1] for o in outputs]).detach().to(dtype)
+    tensors[f"rank{rank}.logits"] = torch.cat([o[0] for o in outputs]).detach().float()
+    tensors[f"rank{rank}.losses"] = torch.cat([o[1] for o in outputs]).detach().float()
     for path, (a, b) in adapter_parameters(model).items():
-        tensors[f"{prefix}rank{rank}.grad.{path}.a"] = a.grad.to(dtype)
-        tensors[f"{prefix}rank{rank}.grad.{path}.b"] = b.grad.to(dtype)
-    print(f"  {prefix}rank {rank}: loss {loss.item():.6f}, finite difference agrees to {error:.1e}")
+        tensors[f"rank{rank}.grad.{path}.a"] = a.grad.float()
+        tensors[f"rank{rank}.grad.{path}.b"] = b.grad.float()
+    print(f"  rank {rank}: loss {loss.item():.6f}, finite difference agrees to {error:.1e}")
     return {"rank": rank, "scale": scale_of(model), "loss": loss.item()}
 
 
@@ -564,20 +558,12 @@ def make_case(name, folder, tensors):
     for path, (a, b) in adapter_parameters(models[RANK_MAX]).items():
         bound = 1 / math.sqrt(a.shape[1])
         a0 = ((torch.rand(a.shape, generator=generator, dtype=torch.float64) * 2 - 1) * bound).float()
-        b0 = (torch.randn(b.shape, generator=generator, dtype=torch.float64) * 0.1).float()
+        b0 = (torch.randn(b.shape, generator=generator, dtype=torch.float64) * 0.05).float()
         tensors[f"adapter.{path}.a"], tensors[f"adapter.{path}.b"] = a0, b0
         master[path] = (a0.double(), b0.double())
 
     sequences = [make_sequence(length, config["vocab_size"], generator) for length in (13, 7, 29)]
-    ranks = [evaluate_rank(models[r], master, r, sequences, generator, tensors, "", torch.float32) for r in RANKS]
-
-    # Computing in bf16 means by contract that weights, dequantised ones too, and A and B are rounded to bf16 before they are
-    # multiplied. That is another function than the one above. Its exact values are what bf16 arithmetic has to come near to.
-    ranks_bf16 = []
-    for r in RANKS:
-        model = with_adapter(folder, case, r, {key: rounded(value) for key, value in base_state.items()})
-        of_bf16 = {path: (rounded(a), rounded(b)) for path, (a, b) in master.items()}
-        ranks_bf16.append(evaluate_rank(model, of_bf16, r, sequences, generator, tensors, "bf16.", torch.float16))
+    ranks = [evaluate_rank(models[r], master, r, sequences, tensors, generator) for r in RANKS]
 
     # A small pool that comes round again, so that ten steps visibly learn. 2 or 3 micro-batches of unequal lengths a step.
     pool = [make_sequence(length, config["vocab_size"], generator) for length in (11, 5, 19, 9, 14)]
@@ -589,13 +575,13 @@ def make_case(name, folder, tensors):
     curves = {}
     for kind in case["curves"]:
         curve, final = train_curve(kind, models, master, steps, optimizer)
-        # The kinds must not be mistaken for one another by a test with a bound of 1e-3.
+        # The kinds must not be mistaken for one another by a test with a bound of a thousandth of the loss.
         for other in curves.values():
-            assert max(abs(a["loss"] - b["loss"]) for a, b in zip(curve, other)) > 0.05
+            assert max(abs(a["loss"] - b["loss"]) for a, b in zip(curve, other)) > 0.02
         print(f"  {kind} curve: " + " ".join(f"{c['loss']:.3f}" for c in curve))
         curves[kind] = curve
         for path, (a, b) in final.items():
-            tensors[f"curve.{kind}.{path}.a"], tensors[f"curve.{kind}.{path}.b"] = a.half(), b.half()
+            tensors[f"curve.{kind}.{path}.a"], tensors[f"curve.{kind}.{path}.b"] = a.float(), b.float()
 
     plain = lambda s: {"tokens": s["tokens"].tolist(), "supervised": s["supervised"].int().tolist(), "targets": targets_of(s).tolist()}
     return {
@@ -608,7 +594,6 @@ def make_case(name, folder, tensors):
         "dequantizedSha256": digests,
         "sequences": [plain(s) for s in sequences],
         "ranks": ranks,
-        "ranksBf16": ranks_bf16,
         "optimizer": optimizer,
         "curveSeed": CURVE_SEED,
         "pool": [plain(s) for s in pool] if curves else [],

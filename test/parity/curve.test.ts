@@ -21,7 +21,7 @@ import {
   readCase,
 } from "./fixture.ts";
 import { Lab, largestShape, packed, SETTINGS } from "./lab.ts";
-import { relativeError } from "./measure.ts";
+import { printRow, relativeError, short } from "./measure.ts";
 
 const CURVES: readonly { readonly name: CaseName; readonly kind: CurveKind }[] = [
   { name: "nf4", kind: "nested" },
@@ -54,8 +54,10 @@ for (const setting of SETTINGS)
             ),
           ),
         };
-        if (process.env.QDYLORA_PRINT)
-          console.log(JSON.stringify({ backend: setting.backend, dtype: setting.dtype, name, kind, measured }));
+        printRow([
+          ...[`${setting.backend} ${setting.dtype}`, name, kind],
+          ...[short(measured.loss), short(measured.norm), short(measured.weights)],
+        ]);
         expect(steps.map(({ rank }) => rank)).toEqual(expected.map(({ rank }) => rank));
         expect(measured.loss).toBeLessThanOrEqual(setting.curveLimit);
         expect(measured.norm).toBeLessThanOrEqual(setting.limit);

@@ -3,7 +3,6 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { AdapterConfig, ScaleRule } from "../../src/adapter/config.ts";
-import { isFloat, toF32 } from "../../src/formats/float-convert.ts";
 import { openFile } from "../../src/formats/node-files.ts";
 import { openSafetensors, type SafetensorsFile } from "../../src/formats/safetensors.ts";
 import { LINEAR_NAMES, type LinearName, modulePath } from "../../src/model/frozen-model.ts";
@@ -29,13 +28,6 @@ export interface FixtureStep {
   readonly microBatches: readonly (readonly number[])[];
 }
 
-interface RankRecord {
-  readonly rank: number;
-  /** s(b), as peft computed it. */
-  readonly scale: number;
-  readonly loss: number;
-}
-
 interface CaseRecord {
   readonly versions: Readonly<Record<string, string>>;
   readonly model: string;
@@ -47,9 +39,8 @@ interface CaseRecord {
   /** By Hugging Face tensor name: SHA-256 of the f32 values that the linear really multiplies by. Empty if `doubleQuant`. */
   readonly dequantizedSha256: Readonly<Record<string, string>>;
   readonly sequences: readonly FixtureSequence[];
-  readonly ranks: readonly RankRecord[];
-  /** The same with weights, A and B rounded to bf16 first: the function that bf16 computes by contract. */
-  readonly ranksBf16: readonly RankRecord[];
+  /** `scale` is s(b), as peft computed it. */
+  readonly ranks: readonly { readonly rank: number; readonly scale: number; readonly loss: number }[];
   readonly optimizer: Omit<OptimizerConfig, "dense">;
   /** The seed whose rank draws (uniform over 1..R) the curves follow. */
   readonly curveSeed: number;
@@ -81,8 +72,8 @@ export async function readCase(name: CaseName): Promise<ParityCase> {
 
 async function readFloats(file: SafetensorsFile, key: string): Promise<Float32Array> {
   const stored = file.tensor(key);
-  if (!isFloat(stored.dtype)) throw new Error(`${stored.file}: ${key} is ${stored.dtype}, expected floats`);
-  return toF32(stored.dtype, await stored.read()).slice();
+  if (stored.dtype !== "F32") throw new Error(`${stored.file}: ${key} is ${stored.dtype}, expected F32`);
+  return new Float32Array((await stored.read()).slice().buffer);
 }
 
 /** A tensor of the fixture; a name that is not there is a mistake of the test. */

@@ -51,3 +51,11 @@ export function worstOf(errors: readonly TensorError[]): { relative: TensorError
     worstRow: errors.reduce((worst, error) => (error.worstRow > worst.worstRow ? error : worst)),
   };
 }
+
+/** A row of the tables in docs/parity.md, on request. */
+export function printRow(cells: readonly (string | number)[]): void {
+  if (process.env.QDYLORA_PRINT) console.log(`| ${cells.join(" | ")} |`);
+}
+
+/** 3.8e-7 */
+export const short = (value: number): string => value.toExponential(1);

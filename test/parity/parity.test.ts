@@ -10,7 +10,7 @@ import type { FrozenWeight } from "../../src/ops/frozen-weight.ts";
 import { matrix } from "../../src/tensor/tensor.ts";
 import { adapterConfig, CASE_NAMES, fixtureParameters, fixtureTensor, rankRows, readCase } from "./fixture.ts";
 import { Lab, packed, SETTINGS } from "./lab.ts";
-import { relativeError, tensorError, worstOf } from "./measure.ts";
+import { printRow, relativeError, short, tensorError, worstOf } from "./measure.ts";
 
 for (const setting of SETTINGS) {
   const { backend, dtype, limit, reason } = setting;
@@ -40,10 +40,9 @@ for (const setting of SETTINGS) {
       test(`${name}: logits, losses and gradients`, async () => {
         const fixture = await readCase(name);
         await using lab = await Lab.open(fixture, setting);
-        const [ranks, prefix] = dtype === "bf16" ? [fixture.ranksBf16, "bf16."] : [fixture.ranks, ""];
-        for (const { rank, scale, loss } of ranks) {
+        for (const { rank, scale, loss } of fixture.ranks) {
           expect(scaleAt(adapterConfig(fixture), rank)).toBeCloseTo(scale, 12);
-          const expected = (key: string): Float32Array => fixtureTensor(fixture, `${prefix}rank${rank}.${key}`);
+          const expected = (key: string): Float32Array => fixtureTensor(fixture, `rank${rank}.${key}`);
           const step = await lab.step([packed(fixture.sequences)], rank);
           const logits = await lab.logits(fixture.sequences, rank, 1);
           const tensors = fixtureParameters(lab.model.config.layers).map(({ key, name: parameter, side }) =>
@@ -55,7 +54,12 @@ for (const setting of SETTINGS) {
             logits: tensorError("logits", logits, expected("logits"), step.losses.length),
             gradients: worstOf(tensors),
           };
-          if (process.env.QDYLORA_PRINT) console.log(JSON.stringify({ backend, dtype, name, rank, measured }));
+          const { relative, worstRow } = measured.gradients;
+          printRow([
+            ...[`${backend} ${dtype}`, name, rank, short(measured.loss), short(measured.losses)],
+            ...[short(measured.logits.relative), short(measured.logits.worstRow)],
+            ...[`${short(relative.relative)} ${relative.name}`, `${short(worstRow.worstRow)} ${worstRow.name}`],
+          ]);
           expect(tensors).toHaveLength(2 * 7 * 2);
           expect(step.outside).toBe(0);
           expect(measured.loss).toBeLessThanOrEqual(limit);

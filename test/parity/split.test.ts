@@ -6,7 +6,7 @@ import type { Batch, BatchConfig, Sample } from "../../src/data/batch.ts";
 import { BatchPlan } from "../../src/data/batches.ts";
 import { type FixtureSequence, readCase } from "./fixture.ts";
 import { Lab, packed, SETTINGS, type StepResult } from "./lab.ts";
-import { tensorError, worstOf } from "./measure.ts";
+import { printRow, short, tensorError, worstOf } from "./measure.ts";
 
 const RANK = 4;
 
@@ -26,8 +26,8 @@ describe("the loss of a step is Σ cross-entropy / supervised tokens, however th
         const cut = await lab.step(batches, RANK);
         measured[name] = largestDifference(cut, whole);
       }
-      if (process.env.QDYLORA_PRINT)
-        console.log(JSON.stringify({ backend: setting.backend, dtype: setting.dtype, measured }));
+      for (const [name, difference] of Object.entries(measured))
+        printRow([`${setting.backend} ${setting.dtype}`, name, short(difference)]);
       for (const [name, difference] of Object.entries(measured))
         expect(difference, name).toBeLessThanOrEqual(setting.splitLimit);
     });
@@ -88,7 +88,7 @@ function cuts(sequences: readonly FixtureSequence[]): { name: string; batches: B
   const total = samples.reduce((sum, sample) => sum + sample.tokens.length, 0);
   const cut = (config: BatchConfig) => new BatchPlan(samples, config, 1).step(0);
   const unpacked = [1, 2, 4, 8].map((microBatch) => ({
-    name: `${8 / microBatch} micro-batches of ${microBatch}`,
+    name: `${8 / microBatch} of ${microBatch}`,
     batches: cut({ seq: longest, microBatch, accumulation: 8 / microBatch, packing: false }),
   }));
   // With room for everything there is one packed sequence; with less there are several.
