@@ -6,14 +6,18 @@
 namespace qdl {
 namespace QDL_ISA {
 
+/** max|x|. Magnitudes are ordered as their bits are, with NaN above infinity: so NaN wins. */
 QDL_INLINE float largestMagnitude(const float* x, int64_t n) {
-  float best = 0;
+  int32_t best = 0;
   for (int64_t j = 0; j < n; j++) {
-    const float magnitude = __builtin_fabsf(x[j]);
-    best = magnitude > best || magnitude != magnitude ? magnitude : best;
-    if (magnitude != magnitude) return magnitude;
+    int32_t bits;
+    memcpy(&bits, x + j, 4);
+    bits &= 0x7fffffff;
+    best = bits > best ? bits : best;
   }
-  return best;
+  float largest;
+  memcpy(&largest, &best, 4);
+  return largest;
 }
 
 QDL_INLINE float reciprocalOf(float absmax) { return 1.0f / (absmax < 1e-38f ? 1e-38f : absmax); }

@@ -72,7 +72,7 @@ static void finishLoss(const Chunk<E>& chunk, int64_t row, int64_t parts, int64_
   const float share = static_cast<float>(factor / total);
   for (int64_t part = 0; part < parts; part++) {
     const int64_t col = part * TILE_COLS, n = least(TILE_COLS, chunk.weighted.cols - col);
-    float buffer[TILE_COLS];
+    float buffer[TILE_COLS] = {};
     const float* e = read(chunk.weighted, row, col, n, buffer);
     float* out = target(chunk.weighted, row, col, buffer);
     for (int64_t j = 0; j < n; j++) out[j] = e[j] * (share * largest[part]);

@@ -47,7 +47,9 @@ static void quantize4bit(Context& context, const double* words, uint8_t*) {
       at<float>(absmax, 0)[block] = largest;
       codesOf(nf4, thresholds, x, reciprocalOf(largest), code);
       uint8_t* bytes = codes.data + first / 2;
-      for (int64_t j = 0; j < ceilDiv(last - first, 2); j++) bytes[j] = static_cast<uint8_t>(code[2 * j] << 4 | code[2 * j + 1]);
+      uint8_t packed[BLOCK / 2];
+      for (int64_t j = 0; j < BLOCK / 2; j++) packed[j] = static_cast<uint8_t>(code[2 * j] << 4 | code[2 * j + 1]);
+      memcpy(bytes, packed, ceilDiv(last - first, 2));
     }
   };
   parallel(context, ceilDiv(blocks, ITEM), item);

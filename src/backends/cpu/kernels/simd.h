@@ -7,6 +7,11 @@
 
 #include "pool.h"
 #if defined(__AVX2__)
+#if __GNUC__ == 12 && !defined(__clang__)
+// This compiler's own intrinsics draw the warning wherever they are inlined (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
