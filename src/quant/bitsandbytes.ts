@@ -104,12 +104,14 @@ async function readState(tensor: StoredTensor, format: FourBitFormat): Promise<S
 async function readScales(part: (suffix: string) => StoredTensor, state: State, blocks: number): Promise<StoredScales> {
   if (state.nested_offset === undefined)
     return { kind: "plain", absmax: requireVector(part(".absmax"), "F32", blocks) };
-  const map = requireVector(part(".nested_quant_map"), "F32", 256);
+  const stored = requireVector(part(".nested_quant_map"), "F32", 256);
+  const map = toF32("F32", await stored.read());
+  if (!map.every(Number.isFinite)) throw stateInvalid(stored, "an entry is not finite");
   return {
     kind: "double",
     codes: requireVector(part(".absmax"), "U8", blocks),
     absmax2: requireVector(part(".nested_absmax"), "F32", Math.ceil(blocks / SCALE_BLOCK)),
-    map: toF32("F32", await map.read()),
+    map,
     offset: state.nested_offset,
   };
 }
