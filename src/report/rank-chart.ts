@@ -43,13 +43,13 @@ export function rankChart(series: RankSeries, ranks: readonly ReportRank[]): Ele
   const base = points.find(({ rank }) => rank === 0);
   const adapted = points.filter(({ rank }) => rank > 0);
   if (adapted.length === 0) return null;
-  const low = Math.min(...points.map(({ estimate }) => estimate.low));
-  const high = Math.max(...points.map(({ estimate }) => estimate.high));
+  const far = base !== undefined && isFar(base, adapted);
+  const [low, high] = extent(far ? adapted : points);
   const x = rankAxis(adapted.map(({ rank }) => rank));
   const y = linearAxis("y", series.title, low, high, series.tick);
   const description = `${base ? `Base ${shown(series, base)}. ` : ""}${adapted.map((point) => `Rank ${point.rank}: ${shown(series, point)}`).join("; ")}.`;
   const marks: Child = [
-    base ? baseLine(series, base, y) : null,
+    base ? (far ? farBase(series, base, low) : baseLine(series, base, y)) : null,
     path(
       adapted.map(({ rank, estimate }) => [x.at(rank), y.at(estimate.value)]),
       "line",
@@ -57,6 +57,32 @@ export function rankChart(series: RankSeries, ranks: readonly ReportRank[]): Ele
     adapted.map((point) => mark(series, point, x, y)),
   ];
   return chart(series.id, series.title, description, x, y, marks);
+}
+
+/** Where the base would squeeze the differences between ranks into less than this share of the height, it is named only. */
+const FAR_SHARE = 0.35;
+
+function isFar(base: Point, adapted: readonly Point[]): boolean {
+  const [low, high] = extent(adapted);
+  const [bottom, top] = extent([base, ...adapted]);
+  return high - low < FAR_SHARE * (top - bottom);
+}
+
+function extent(points: readonly Point[]): [number, number] {
+  return [
+    Math.min(...points.map(({ estimate }) => estimate.low)),
+    Math.max(...points.map(({ estimate }) => estimate.high)),
+  ];
+}
+
+function farBase(series: RankSeries, { estimate }: Point, low: number): Child {
+  const below = estimate.value < low;
+  const text = `base ${series.show(estimate.value)} ${below ? "↓" : "↑"} outside this range`;
+  return h(
+    "text",
+    { class: "note", x: PLOT.right, y: below ? PLOT.bottom - 10 : PLOT.top + 12, "text-anchor": "end" },
+    text,
+  );
 }
 
 const shown = (series: RankSeries, { estimate }: Point): string =>

@@ -53,8 +53,8 @@ export const METRIC_LABELS: Readonly<Record<MetricName, string>> = {
 
 export const rankLabel = (rank: number): string => (rank === 0 ? "base" : `rank ${rank}`);
 
-/** 12.3 % with one digit after the point. */
-export const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+/** 12.3 %, held together by a no-break space. */
+export const percent = (share: number): string => `${(100 * share).toFixed(1)}\u00a0%`;
 
 /** The best rank: the lowest error or highest match, or the lowest loss when no metric was measured. Base excluded. */
 export function bestRank(report: Pick<Report, "ranks" | "metricName">): ReportRank | null {

@@ -119,6 +119,13 @@ export class TinyProject implements Disposable {
     return project;
   }
 
+  /** The same files in another folder. */
+  copy(): TinyProject {
+    const project = new TinyProject();
+    cpSync(this.folder, project.folder, { recursive: true });
+    return project;
+  }
+
   path(name: string): string {
     return join(this.folder, name);
   }
