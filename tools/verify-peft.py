@@ -49,12 +49,12 @@ def verify_case(fixtures, case):
     from peft import PeftModel
     from safetensors.torch import load_file
 
-    base = fixtures.load_base(Path(case["base"]), case["baseFormat"], case["doubleQuant"])[0]
+    base, _ = fixtures.load_base(Path(case["base"]), case["baseFormat"], case["doubleQuant"])
     sequences = [torch.tensor(tokens)[None] for tokens in case["sequences"]]
     with torch.no_grad():
         of_base = [base(input_ids=s, use_cache=False).logits[0] for s in sequences]
     for piece in case["slices"]:
-        model = fixtures.load_base(Path(case["base"]), case["baseFormat"], case["doubleQuant"])[0]
+        model, _ = fixtures.load_base(Path(case["base"]), case["baseFormat"], case["doubleQuant"])
         model = PeftModel.from_pretrained(model, piece["folder"], autocast_adapter_dtype=False).double().eval()
         ranks = {m.r["default"] for m in model.modules() if hasattr(m, "lora_A")}
         ours = load_file(piece["logits"])

@@ -36,7 +36,7 @@ interface CaseRecord {
   readonly scaleRule: ScaleRule;
   readonly alpha: number;
   readonly rankMax: number;
-  /** By Hugging Face tensor name: SHA-256 of the f32 values that the linear really multiplies by. Empty if `doubleQuant`. */
+  /** By Hugging Face tensor name: SHA-256 of the f32 values that the linear really multiplies by. */
   readonly dequantizedSha256: Readonly<Record<string, string>>;
   readonly sequences: readonly FixtureSequence[];
   /** `scale` is s(b), as peft computed it. */

@@ -1,6 +1,6 @@
 // One model of the fixtures on one backend, with an adapter: what the tests ask of it are losses, logits and gradients.
 
-import { scaleAt, type TrainingMode } from "../../src/adapter/config.ts";
+import { type AdapterConfig, scaleAt, type TrainingMode } from "../../src/adapter/config.ts";
 import { Adapter } from "../../src/adapter/parameters.ts";
 import type { Backend } from "../../src/backends/backend.ts";
 import { type BackendName, openBackend } from "../../src/backends/open.ts";
@@ -61,6 +61,12 @@ export const SETTINGS: readonly Setting[] = [
   },
 ];
 
+/** A model folder, and how to hold it. */
+export type BaseChoice = Pick<ParityCase, "modelPath" | "baseFormat" | "doubleQuant">;
+
+/** Layers of every model of the fixtures. */
+const FIXTURE_LAYERS = 2;
+
 export interface StepResult {
   /** Σ cross-entropy / supervised tokens, over all micro-batches. */
   readonly loss: number;
@@ -83,11 +89,21 @@ export class Lab implements AsyncDisposable {
     this.adapter = adapter;
   }
 
-  static async open(fixture: ParityCase, setting: Setting, mode: TrainingMode = "dylora"): Promise<Lab> {
+  /** A fixture's model with its adapter. */
+  static open(fixture: ParityCase, setting: Setting, mode: TrainingMode = "dylora"): Promise<Lab> {
+    return Lab.over(fixture, adapterConfig(fixture, mode), adapterWeights(fixture, FIXTURE_LAYERS), setting);
+  }
+
+  static async over(
+    base: BaseChoice,
+    config: AdapterConfig,
+    weights: ReadonlyMap<string, Float32Array>,
+    setting: Setting,
+  ): Promise<Lab> {
     const backend = await openBackend(setting.backend, { threads: 2 });
-    const model = await loadFixtureBase(backend, fixture, setting.dtype);
-    const adapter = new Adapter(backend, model.config, adapterConfig(fixture, mode), setting.dtype, true);
-    adapter.load(adapterWeights(fixture, model.config.layers));
+    const model = await loadModel(backend, base, setting.dtype);
+    const adapter = new Adapter(backend, model.config, config, setting.dtype, true);
+    adapter.load(weights);
     return new Lab(backend, model, adapter);
   }
 
@@ -147,22 +163,18 @@ export class Lab implements AsyncDisposable {
   }
 }
 
-/** The fixture's folder through our own loader and quantiser. */
-export async function loadFixtureBase(
-  backend: Backend,
-  fixture: ParityCase,
-  computeDtype: "bf16" | "f32",
-): Promise<FrozenModel> {
-  const checkpoint = await openCheckpoint(await openFolder(fixture.modelPath));
+/** A model folder through our own loader and quantiser. */
+async function loadModel(backend: Backend, base: BaseChoice, computeDtype: "bf16" | "f32"): Promise<FrozenModel> {
+  const checkpoint = await openCheckpoint(await openFolder(base.modelPath));
   try {
     return await loadBase({
       checkpoint,
       config: parseModelConfig(checkpoint.configJson),
       backend,
-      format: fixture.baseFormat,
-      doubleQuant: fixture.doubleQuant,
+      format: base.baseFormat,
+      doubleQuant: base.doubleQuant,
       computeDtype,
-      identity: { name: fixture.model, revision: null, sha256: "0".repeat(64), templateSha256: null },
+      identity: { name: "parity", revision: null, sha256: "0".repeat(64), templateSha256: null },
     });
   } finally {
     await checkpoint.close();
