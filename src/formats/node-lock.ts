@@ -2,8 +2,9 @@
 // taken over; a reused process id is told apart by the process's start time where the system shows it.
 
 import { randomUUID } from "node:crypto";
-import { link, readFile, rename, unlink, writeFile } from "node:fs/promises";
+import { link, readFile, unlink, writeFile } from "node:fs/promises";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { QdlError } from "../errors.ts";
 
 export const LOCK_FILE = "run.lock";
@@ -21,19 +22,7 @@ interface Holder {
 /** Locks `folder` for this process until disposed. Throws RUN_LOCKED naming the live process that holds it. */
 export async function lockFolder(folder: string): Promise<RunLock> {
   const file = path.join(folder, LOCK_FILE);
-  const mine = path.join(folder, `${LOCK_FILE}.${randomUUID()}`);
-  await writeFile(
-    mine,
-    JSON.stringify({ pid: process.pid, startTime: await startTimeOf(process.pid) } satisfies Holder),
-  );
-  try {
-    for (;;) {
-      if (await linked(mine, file)) break;
-      await removeIfDead(file);
-    }
-  } finally {
-    await unlink(mine);
-  }
+  await acquire(file, takeOver);
   let held = true;
   return {
     file,
@@ -42,6 +31,40 @@ export async function lockFolder(folder: string): Promise<RunLock> {
       held = false;
     },
   };
+}
+
+/** Makes `file` ours. While it exists, `clear` either throws, waits, or removes it. */
+async function acquire(file: string, clear: (file: string) => Promise<void>): Promise<void> {
+  const mine = `${file}.${randomUUID()}`;
+  await writeFile(
+    mine,
+    JSON.stringify({ pid: process.pid, startTime: await startTimeOf(process.pid) } satisfies Holder),
+  );
+  try {
+    while (!(await linked(mine, file))) await clear(file);
+  } finally {
+    await unlink(mine);
+  }
+}
+
+/** Removes a dead process's lock. Throws RUN_LOCKED if the holder lives. */
+async function takeOver(file: string): Promise<void> {
+  refuseIfAlive(file, await holderOf(file));
+  // Only one process at a time may remove a lock, or the second would remove the first one's new lock.
+  const guard = `${file}.takeover`;
+  await acquire(guard, waitForGuard);
+  try {
+    refuseIfAlive(file, await holderOf(file));
+    await unlink(file).catch(() => {});
+  } finally {
+    await unlink(guard);
+  }
+}
+
+/** A guard is held for a moment; one whose holder died in that moment is removed. */
+async function waitForGuard(guard: string): Promise<void> {
+  if (await holderOf(guard)) return sleep(5);
+  await unlink(guard).catch(() => {});
 }
 
 /** Gives the file its second, public name; false if that name is taken. */
@@ -55,45 +78,40 @@ async function linked(from: string, to: string): Promise<boolean> {
   }
 }
 
-/** Moves a dead process's lock out of the way. Throws RUN_LOCKED if the holder lives. */
-async function removeIfDead(file: string): Promise<void> {
-  const seen = await readFile(file, "utf8").catch(() => null);
-  if (seen === null) return;
-  refuseIfAlive(file, seen, await isAlive(seen));
-  // Renaming takes exactly one lock away, even when several processes find the same dead one.
-  const aside = `${file}.${randomUUID()}`;
-  await rename(file, aside).catch(() => {});
-  const taken = await readFile(aside, "utf8").catch(() => null);
-  if (taken === null) return;
-  if (taken !== seen) await linked(aside, file);
-  await unlink(aside);
-}
-
-function refuseIfAlive(file: string, content: string, alive: boolean): void {
-  if (!alive) return;
-  const { pid } = JSON.parse(content) as Holder;
+function refuseIfAlive(file: string, holder: Holder | null): void {
+  if (!holder) return;
+  const folder = path.dirname(file);
   throw new QdlError(
     "RUN_LOCKED",
-    `${path.dirname(file)} is in use by process ${pid}, expected a folder that no live run uses`,
+    `${folder} is in use by process ${holder.pid}, expected a folder that no live run uses`,
     {
-      hint: `Wait for process ${pid} to end, stop it, or choose another --output.`,
-      details: { path: path.dirname(file), pid },
+      hint: `Wait for process ${holder.pid} to end, stop it, or choose another --output.`,
+      details: { path: folder, pid: holder.pid },
     },
   );
 }
 
-async function isAlive(content: string): Promise<boolean> {
+/** The live process that a lock names; null if it died, if the lock is gone, or if it was never finished. */
+async function holderOf(file: string): Promise<Holder | null> {
   let holder: Holder;
   try {
-    holder = JSON.parse(content) as Holder;
-    process.kill(holder.pid, 0);
-  } catch (error) {
-    // EPERM: the process lives and belongs to somebody else. A lock that is no JSON was never finished by us.
-    if ((error as NodeJS.ErrnoException).code !== "EPERM") return false;
-    holder = JSON.parse(content) as Holder;
+    holder = JSON.parse(await readFile(file, "utf8")) as Holder;
+  } catch {
+    return null;
   }
+  if (!exists(holder.pid)) return null;
   const now = await startTimeOf(holder.pid);
-  return holder.startTime === null || now === null || holder.startTime === now;
+  return holder.startTime === null || now === null || holder.startTime === now ? holder : null;
+}
+
+function exists(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    // EPERM: it lives and belongs to somebody else.
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
 }
 
 /** Field 22 of /proc/PID/stat (Linux); null elsewhere. The command's name, in parentheses, may hold spaces. */

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 
-from make_data import base_forms, related
+from make_data import base_forms, related, without_kin
 from sources import PHONEMES, prompt_for, read_rows, word_of
 
 
@@ -28,6 +28,7 @@ def main():
             assert w not in stems, ("a base form of a word across the split", w)
             shared = {r for r in related(w, b_set) if not r.startswith("^")}
             assert not shared, ("shared stem", w, shared)
+    assert without_kin(hw, tw) == hw, ("shared headword", sorted(hs - set(without_kin(hw, tw))))
     assert not {r["completion"] for r in train} & {r["completion"] for r in held}, "shared phoneme string"
     print("ok:", len(train), "training rows,", len(held), "held-out rows")
 

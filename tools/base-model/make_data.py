@@ -12,6 +12,8 @@ import random
 import re
 from collections import Counter, defaultdict
 
+from lemminflect import getAllLemmas
+
 from sources import load_cmu, load_wordnet, prompt_for
 
 SEED = 20261124
@@ -51,6 +53,23 @@ def related(word, pool):
                 yield stem + suf
     if len(word) >= 6:
         yield "^" + word[:6]
+
+
+def headwords(word):
+    """The word, its lemmas (irregular ones too: "ran" -> "run"), and a stem whose y became i ("merciless" -> "mercy")."""
+    out = {word}
+    for lemmas in getAllLemmas(word).values():
+        out.update(lemmas)
+    for suf in SUFFIXES:
+        if word.endswith("i" + suf):
+            out.add(word[: -len(suf) - 1] + "y")
+    return out
+
+
+def without_kin(held, train):
+    """Held-out words that share no headword with a training word."""
+    taken = {h for w in train for h in headwords(w)}
+    return [w for w in held if not headwords(w) & taken]
 
 
 def main():
@@ -122,6 +141,7 @@ def main():
     # A held-out word must not have a training word's phonemes either ("meet" / "meat").
     seen = {tuple(cmu[w][0]) for w in train}
     held = [w for w in held if tuple(cmu[w][0]) not in seen]
+    held = without_kin(held, train)
     rng.shuffle(train)
     rng.shuffle(held)
     for name, ws in (("train", train), ("heldout", held)):
