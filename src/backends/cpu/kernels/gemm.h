@@ -14,8 +14,8 @@ namespace qdl {
 namespace QDL_ISA {
 
 constexpr int MAX_TERMS = 4;
-constexpr int64_t PANEL_WORDS = 32768;  // 128 KiB: a panel, half of a small L2
-constexpr int64_t STAGE_DEPTH = 2048;   // elements: bounds the converted left rows, 48 KiB
+constexpr int64_t PANEL_WORDS = 1088 * 64;  // 272 KiB of L2: 2048 + 128 bf16 in depth for the widest tile
+constexpr int64_t STAGE_DEPTH = 2176;       // elements: bounds the converted left rows, 51 KiB
 constexpr int64_t BLOCK_ROWS = 510;     // whole tiles; their sums take 128 KiB
 constexpr int64_t SHORT_ROWS = 8;      // at most so many rows go through short.h
 constexpr int SHORT_DEPTH = 1024;      // elements that it decodes at a time
