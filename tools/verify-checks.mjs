@@ -2,4 +2,10 @@
 // compares the two lists.
 
 /** @type {{ script: string, what: string, needs: string }[]} */
-export const VERIFY_CHECKS = [];
+export const VERIFY_CHECKS = [
+  {
+    script: "verify:peft",
+    what: "exported slices give the same logits in peft and transformers",
+    needs: "Python with torch, transformers, peft, safetensors and numpy (QDYLORA_PYTHON names the interpreter)",
+  },
+];

@@ -114,7 +114,8 @@ function sizeOf(value: string): unknown {
   return match && unit ? Math.floor(Number(match[1]) * unit) : value;
 }
 
-const numbersOf = (value: string): number[] => value.split(",").map(Number);
+const numbersOf = (value: string): number[] =>
+  value.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
 
 /** How ranks are drawn: `uniform`, `range`, `geometric:0.15`, `weights:1,1,2`, `mixture:0.5`. */
 export const distribution = (): OptionType<RankDistribution> => ({

@@ -50,9 +50,11 @@ export class Progress {
         );
         break;
       case "interrupted":
+        this.#last = null;
         this.line(`stopped after step ${event.step}`);
         break;
       case "end":
+        this.#last = null;
         this.line(`trained ${event.step} steps in ${showSeconds(event.seconds)}`);
         break;
       case "checkpoint":

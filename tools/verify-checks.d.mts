@@ -1,0 +1,1 @@
+export declare const VERIFY_CHECKS: { script: string; what: string; needs: string }[];
