@@ -31,6 +31,8 @@ export interface AdapterConfig {
   /** Ranks that are evaluated, and drawn under `uniform` and `weights`. Ascending; the last is R. */
   readonly ranks: readonly number[];
   readonly distribution: RankDistribution;
+  /** Probability that training drops an element of an adapter's input; 0: none. */
+  readonly dropout: number;
 }
 
 /** 1, 2, 4, … up to R, R itself always included. */

@@ -135,6 +135,7 @@ const ADAPTER = z
       z.object({ kind: z.literal("weights"), weights: z.array(z.number().nonnegative()) }),
       z.object({ kind: z.literal("mixture"), share: z.number().min(0).max(1) }),
     ]),
+    dropout: z.number().min(0).lt(1),
   })
   .refine(({ ranks, rankMax }) => ranks.every((r) => r <= rankMax), { error: "ranks must not exceed rankMax" });
 

@@ -105,6 +105,9 @@ export const OPTIONS = {
     { default: D.denseOptimizer },
   ),
   loraPlus: option(number(), "learning rate of B over that of A (LoRA+)", { default: D.loraPlus }),
+  dropout: option(number(), "probability of dropping an element of an adapter's input (slower path; 0: none)", {
+    default: D.dropout,
+  }),
   seed: option(integer(), "seed of all randomness", { default: D.seed }),
 
   // Running

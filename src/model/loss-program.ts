@@ -5,13 +5,13 @@ import type { Batch } from "../data/batch.ts";
 import type { RankRange } from "../ops/rank-range.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
 import type { ArenaPlan } from "./arena-plan.ts";
-import { RANGES } from "./families/llama.ts";
+import { RANGES, STEP } from "./families/llama.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import type { Shape } from "./graph.ts";
 import { largestRuntime, pinnedValues, planAt } from "./memory-plan.ts";
 import { Program, planProgram } from "./program.ts";
 import { ropeFrequencies } from "./rope-frequencies.ts";
-import { type KeepLevel, type LossList, scoringList } from "./steps.ts";
+import { type DropoutSettings, type KeepLevel, type LossList, scoringList } from "./steps.ts";
 
 export class LossProgram implements Disposable {
   readonly #backend: Backend;
@@ -33,8 +33,9 @@ export class LossProgram implements Disposable {
     adapter: AdapterParameters,
     shape: Shape,
     levels: readonly KeepLevel[],
+    dropout: DropoutSettings | null = null,
   ): LossProgram {
-    const { list, arena } = planAt(backend, model, adapter, shape, levels);
+    const { list, arena } = planAt(backend, model, adapter, shape, levels, dropout);
     return new LossProgram(backend, model, list, arena, shape, "training arena");
   }
 
@@ -65,9 +66,10 @@ export class LossProgram implements Disposable {
    * Runs one micro-batch.
    * @param ranks rank and scale by rows; rows outside all ranges run on the base alone
    * @param tokenWeight factor of each supervised token's loss in the gradient
+   * @param step optimizer step, for the masks of dropout
    * @returns cross-entropy of each row in nats, 0 where nothing is predicted
    */
-  async run(batch: Batch, ranks: readonly RankRange[], tokenWeight: number): Promise<Float32Array> {
+  async run(batch: Batch, ranks: readonly RankRange[], tokenWeight: number, step = 0): Promise<Float32Array> {
     const { inputs, loss } = this.#list;
     const shape: Shape = { N: batch.tokens.length, S: batch.starts.length - 1, Q: 0 };
     this.#program.write(inputs.tokens, batch.tokens);
@@ -75,7 +77,8 @@ export class LossProgram implements Disposable {
     this.#program.write(inputs.starts, batch.starts);
     this.#program.write(inputs.targets, batch.targets);
     this.#program.write(inputs.tokenWeights, new Float32Array(shape.N).fill(tokenWeight));
-    this.#program.run(shape, { [RANGES.key]: ranks });
+    if (inputs.rows) this.#program.write(inputs.rows, rowIdentities(batch));
+    this.#program.run(shape, { [RANGES.key]: ranks, [STEP.key]: step });
     const { buffer, offset } = this.#program.tensor(loss, shape);
     const bytes = await this.#backend.read(buffer, offset, shape.N * 4);
     return new Float32Array(bytes.slice().buffer);
@@ -84,6 +87,15 @@ export class LossProgram implements Disposable {
   [Symbol.dispose](): void {
     this.#program[Symbol.dispose]();
   }
+}
+
+/** Sample and position of each row; tail padding is sample 0. */
+function rowIdentities({ positions, starts, sampleIds }: Batch): Int32Array {
+  const identities = new Int32Array(2 * positions.length);
+  for (const [segment, sample] of sampleIds.entries())
+    for (let row = starts[segment]!; row < starts[segment + 1]!; row++) identities[2 * row] = sample;
+  for (const [row, position] of positions.entries()) identities[2 * row + 1] = position;
+  return identities;
 }
 
 /** Every row of a batch at one rank. */

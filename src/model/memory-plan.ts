@@ -5,11 +5,11 @@ import type { Backend } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
 import type { ArenaPlan } from "./arena-plan.ts";
-import { RANGES } from "./families/llama.ts";
+import { RANGES, STEP } from "./families/llama.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import type { Shape, Value } from "./graph.ts";
 import { planProgram } from "./program.ts";
-import { type BatchInputs, type KeepLevel, type LossList, trainingList } from "./steps.ts";
+import { type BatchInputs, type DropoutSettings, type KeepLevel, type LossList, trainingList } from "./steps.ts";
 
 export interface TrainingPlan {
   readonly list: LossList;
@@ -19,12 +19,12 @@ export interface TrainingPlan {
 
 /** Runtime attributes at which scratch is largest: every row at the largest rank. */
 export function largestRuntime(adapter: AdapterParameters, shape: Shape): Record<string, unknown> {
-  return { [RANGES.key]: [{ from: 0, to: shape.N, rank: adapter.rankMax, scale: 1 }] };
+  return { [RANGES.key]: [{ from: 0, to: shape.N, rank: adapter.rankMax, scale: 1 }], [STEP.key]: 0 };
 }
 
 /** Inputs and what is read back: they must survive the whole list. */
 export function pinnedValues(inputs: BatchInputs, loss: Value): Set<Value> {
-  return new Set([...Object.values<Value>(inputs as unknown as Record<string, Value>), loss]);
+  return new Set([...Object.values<Value | null>({ ...inputs }).filter((value) => value !== null), loss]);
 }
 
 /** The plan of a step with the given level per layer. */
@@ -34,8 +34,9 @@ export function planAt(
   adapter: AdapterParameters,
   shape: Shape,
   levels: readonly KeepLevel[],
+  dropout: DropoutSettings | null = null,
 ): TrainingPlan {
-  const list = trainingList(model, adapter, levels);
+  const list = trainingList(model, adapter, levels, dropout);
   const arena = planProgram(
     backend,
     list.calls,
@@ -56,9 +57,10 @@ export function planTraining(
   adapter: AdapterParameters,
   shape: Shape,
   budgetBytes: number | null,
+  dropout: DropoutSettings | null = null,
 ): TrainingPlan {
   const layers = model.config.layers;
-  const at = (drops: number): TrainingPlan => planAt(backend, model, adapter, shape, ladder(layers, drops));
+  const at = (drops: number): TrainingPlan => planAt(backend, model, adapter, shape, ladder(layers, drops), dropout);
   const most = at(0);
   if (budgetBytes === null || most.arena.bytes <= budgetBytes) return most;
   let low = 1;

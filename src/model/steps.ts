@@ -3,7 +3,7 @@
 import type { Tensor } from "../tensor/tensor.ts";
 import { type AdapterParameters, NO_ADAPTER } from "./adapter-parameters.ts";
 import { differentiate, outputsOf } from "./differentiate.ts";
-import { type AttentionStrategy, type Block, llamaBlock } from "./families/llama.ts";
+import { type AttentionStrategy, type Block, type Dropout, llamaBlock } from "./families/llama.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import { type Call, call, type Section, Value } from "./graph.ts";
 
@@ -21,6 +21,15 @@ export interface BatchInputs {
   readonly tokenWeights: Value;
   /** f32 [1, D/2], written once */
   readonly frequencies: Value;
+  /** i32 [N, 2]: sample and position of each row; null without dropout */
+  readonly rows: Value | null;
+}
+
+/** Dropout on the adapters' inputs. */
+export interface DropoutSettings {
+  /** Probability of dropping an element. */
+  readonly p: number;
+  readonly seed: number;
 }
 
 export interface LossList {
@@ -34,9 +43,16 @@ export interface LossList {
 export type KeepLevel = "keep" | "recompute-cheap" | "recompute-layer";
 
 /** Forward, loss and backward of one micro-batch. Gradients accumulate in the adapter's own gradient tensors. */
-export function trainingList(model: FrozenModel, adapter: AdapterParameters, levels: readonly KeepLevel[]): LossList {
-  const inputs = batchInputs(model);
-  const { sections, blocks, last } = forwardSections(model, adapter, inputs, segmentAttention(model, inputs.starts));
+export function trainingList(
+  model: FrozenModel,
+  adapter: AdapterParameters,
+  levels: readonly KeepLevel[],
+  settings: DropoutSettings | null = null,
+): LossList {
+  const inputs = batchInputs(model, settings !== null);
+  const dropout = settings && { ...settings, rows: inputs.rows! };
+  const attention = segmentAttention(model, inputs.starts);
+  const { sections, blocks, last } = forwardSections(model, adapter, inputs, attention, dropout);
   const head = lossSection(model, last, inputs, true);
   const recompute = new Set(blocks.flatMap((block, layer) => dropped(block, levels[layer] ?? "keep")));
   const all = [...sections, head.section];
@@ -46,7 +62,7 @@ export function trainingList(model: FrozenModel, adapter: AdapterParameters, lev
 
 /** Forward and loss of one micro-batch, nothing saved. */
 export function scoringList(model: FrozenModel, adapter: AdapterParameters = NO_ADAPTER): LossList {
-  const inputs = batchInputs(model);
+  const inputs = batchInputs(model, false);
   const { sections, last } = forwardSections(model, adapter, inputs, segmentAttention(model, inputs.starts));
   const head = lossSection(model, last, inputs, false);
   return { calls: [...sections, head.section].flatMap((section) => section.calls), inputs, loss: head.loss };
@@ -116,7 +132,7 @@ export function decodingList(
   return { calls, inputs, logits };
 }
 
-function batchInputs(model: FrozenModel): BatchInputs {
+function batchInputs(model: FrozenModel, dropout: boolean): BatchInputs {
   return {
     tokens: new Value("tokens", "N", 1, "i32"),
     positions: new Value("positions", "N", 1, "i32"),
@@ -124,6 +140,7 @@ function batchInputs(model: FrozenModel): BatchInputs {
     targets: new Value("targets", "N", 1, "i32"),
     tokenWeights: new Value("tokenWeights", "N", 1, "f32"),
     frequencies: new Value("frequencies", "1", model.config.headDim / 2, "f32"),
+    rows: dropout ? new Value("rows", "N", 2, "i32") : null,
   };
 }
 
@@ -132,6 +149,7 @@ function forwardSections(
   adapter: AdapterParameters,
   inputs: { readonly tokens: Value; readonly positions: Value; readonly frequencies: Value },
   attention: AttentionStrategy,
+  dropout: Dropout | null = null,
 ): { sections: Section[]; blocks: Block[]; last: Value } {
   const { config, computeDtype } = model;
   const embedded = new Value("embedded", "N", config.hidden, computeDtype);
@@ -146,7 +164,7 @@ function forwardSections(
   const blocks: Block[] = [];
   let x = embedded;
   for (let layer = 0; layer < config.layers; layer++) {
-    const block = llamaBlock({ model, adapter, layer, x, cosSin, attention });
+    const block = llamaBlock({ model, adapter, layer, x, cosSin, attention, dropout });
     blocks.push(block);
     x = block.output;
   }

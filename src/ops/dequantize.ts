@@ -33,6 +33,7 @@ export const dequantize: Op<DequantizeArgs> = {
   },
   validate({ weight, y }) {
     checkFrozenWeight(dequantize, "weight", weight);
+    if (weight.format === "zero") throw broken(dequantize, "weight.format", "nf4, fp4, bf16 or f32", weight.format);
     if (weight.rows !== y.rows || weight.cols !== y.cols)
       throw broken(dequantize, "y", `${weight.rows}×${weight.cols}, as the weight`, `${y.rows}×${y.cols}`);
   },

@@ -43,7 +43,14 @@ export interface FourBitWeight {
   readonly scales: BlockScales;
 }
 
-export type FrozenWeight = DenseWeight | FourBitWeight;
+/** No base product: the adapter alone. Stands for the second half of a linear whose adapter reads another x (dropout). */
+export interface ZeroWeight {
+  readonly format: "zero";
+  readonly rows: number;
+  readonly cols: number;
+}
+
+export type FrozenWeight = DenseWeight | FourBitWeight | ZeroWeight;
 
 /** Values that share one scale. */
 export const QUANT_BLOCK = 64;
@@ -65,8 +72,10 @@ export function checkFrozenWeight(op: Named, name: string, weight: FrozenWeight)
       checkPart(op, `${name}.codes`, weight.codes, "u8", 1, Math.ceil((rows * cols) / 2));
       checkScales(op, `${name}.scales`, weight.scales, Math.ceil((rows * cols) / QUANT_BLOCK));
       break;
+    case "zero":
+      break;
     default:
-      throw broken(op, `${name}.format`, "nf4, fp4, bf16 or f32", (weight as { format: unknown }).format);
+      throw broken(op, `${name}.format`, "nf4, fp4, bf16, f32 or zero", (weight as { format: unknown }).format);
   }
 }
 
@@ -106,6 +115,7 @@ export function decodeScales(scales: BlockScales): Float64Array {
 
 /** W [M, K] in plain numbers: exactly the f32 values that every backend must decode. Host tensors only. */
 export function decodeWeight(weight: FrozenWeight): Float64Array {
+  if (weight.format === "zero") return new Float64Array(weight.rows * weight.cols);
   if ("values" in weight) return readMatrix(weight.values);
   const table = CODE_BOOKS[weight.format];
   const absmax = decodeScales(weight.scales);

@@ -9,6 +9,7 @@ import { attentionBackward } from "./attention-backward.ts";
 import { attentionCached } from "./attention-cached.ts";
 import { cast } from "./cast.ts";
 import { dequantize } from "./dequantize.ts";
+import { dropout } from "./dropout.ts";
 import { embed } from "./embed.ts";
 import { fill } from "./fill.ts";
 import { kvAppend } from "./kv-append.ts";
@@ -31,6 +32,7 @@ export const OPS = {
   add,
   sumSquares,
   embed,
+  dropout,
   rmsNorm,
   rmsNormBackward,
   ropeTable,

@@ -9,7 +9,7 @@ import { type BaseFormat, type FrozenWeight, QUANT_BLOCK, SCALE_BLOCK } from "./
 import type { SampleMaker } from "./op.ts";
 import type { RankRange } from "./rank-range.ts";
 
-export type SampleFormat = BaseFormat | "nf4 double" | "fp4 double";
+export type SampleFormat = BaseFormat | "zero" | "nf4 double" | "fp4 double";
 
 export const SAMPLE_FORMATS: readonly SampleFormat[] = ["nf4", "nf4 double", "fp4", "fp4 double", "bf16", "f32"];
 
@@ -105,6 +105,30 @@ export const GROUP_SHAPES: readonly GroupShape[] = [
     ranges: all(3, 1, 1),
   },
   {
+    name: "adapters without a base, beside one with",
+    n: 21,
+    k: 80,
+    linears: [
+      { m: 34, format: "zero" },
+      { m: 48, format: "nf4 double" },
+      { m: 9, format: "zero", bias: true },
+    ],
+    r: 8,
+    ranges: [
+      { from: 0, to: 9, rank: 5, scale: 0.5 },
+      { from: 9, to: 15, rank: 0, scale: 1 },
+      { from: 15, to: 21, rank: 8, scale: 2 },
+    ],
+  },
+  {
+    name: "an adapter without a base, two rows",
+    n: 2,
+    k: 130,
+    linears: [{ m: 66, format: "zero" }],
+    r: 4,
+    ranges: all(2, 4, 0.5),
+  },
+  {
     name: "one row, deep",
     n: 1,
     k: 2816,
@@ -131,6 +155,7 @@ export const LARGE_GROUP: GroupShape = {
 export const LARGE_BACKWARD: GroupShape = { ...LARGE_GROUP, n: 65, k: 320, ranges: all(65, 24, 0.7) };
 
 export function sampleWeight(m: SampleMaker, format: SampleFormat, rows: number, cols: number): FrozenWeight {
+  if (format === "zero") return { format, rows, cols };
   if (format === "bf16" || format === "f32") return { format, rows, cols, values: m.normal(format, rows, cols, 0.1) };
   const blocks = Math.ceil((rows * cols) / QUANT_BLOCK);
   const codes = m.integers("u8", 1, Math.ceil((rows * cols) / 2), 0, 256);

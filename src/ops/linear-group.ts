@@ -59,6 +59,7 @@ export function groupFlops(
   const rankedRows = ranges.reduce((sum, { from, to, rank }) => sum + (to - from) * rank, 0);
   return weights.reduce((sum, { rows, cols }, i) => {
     const adapter = a[i] ? rankedRows * (rows + cols) : 0;
-    return sum + 2 * (passes.base * x.rows * rows * cols + passes.adapter * adapter);
+    const base = weights[i]!.format === "zero" ? 0 : passes.base * x.rows * rows * cols;
+    return sum + 2 * (base + passes.adapter * adapter);
   }, 0);
 }

@@ -8,6 +8,7 @@ import type { FrozenModel } from "../model/frozen-model.ts";
 import type { Shape } from "../model/graph.ts";
 import { LossProgram } from "../model/loss-program.ts";
 import { planTraining, type TrainingPlan } from "../model/memory-plan.ts";
+import type { DropoutSettings } from "../model/steps.ts";
 import type { TrainConfig } from "./config.ts";
 import { counterBytes } from "./optimizer.ts";
 
@@ -49,7 +50,7 @@ export function estimateSession(
   const scoringArenaBytes = LossProgram.scorerPlan(backend, model, adapter, shapes.scoring).arena.bytes;
   const fixed = model.bytes + ofAdapter + optimizerBytes + scoringArenaBytes;
   const budget = config.memoryBytes === null ? null : config.memoryBytes - fixed;
-  const plan = planTraining(backend, model, adapter, shapes.training, budget);
+  const plan = planTraining(backend, model, adapter, shapes.training, budget, dropoutOf(config));
   return {
     baseBytes: model.bytes,
     adapterBytes: ofAdapter,
@@ -59,6 +60,11 @@ export function estimateSession(
     totalBytes: fixed + plan.arena.bytes,
     plan,
   };
+}
+
+/** Without dropout the step takes the shared, faster path. */
+function dropoutOf({ adapter, seed }: TrainConfig): DropoutSettings | null {
+  return adapter.dropout > 0 ? { p: adapter.dropout, seed } : null;
 }
 
 /** Owns adapter and arenas of one run. */
@@ -79,7 +85,9 @@ export class TrainingSession implements Disposable {
     try {
       this.adapter = hold(new Adapter(backend, model.config, config.adapter, model.computeDtype, true));
       const levels = this.estimate.plan.levels;
-      this.learner = hold(LossProgram.learner(backend, model, this.adapter, shapes.training, levels));
+      this.learner = hold(
+        LossProgram.learner(backend, model, this.adapter, shapes.training, levels, dropoutOf(config)),
+      );
       this.scorer = hold(LossProgram.scorer(backend, model, this.adapter, shapes.scoring));
     } catch (error) {
       for (const thing of held) thing[Symbol.dispose]();

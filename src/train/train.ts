@@ -121,7 +121,8 @@ async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: nu
   let total = 0;
   let tokens = 0;
   for (const batch of batches) {
-    const losses = await learner.run(batch, uniformRange(batch, rank, scaleAt(config.adapter, rank)), 1 / supervised);
+    const ranges = uniformRange(batch, rank, scaleAt(config.adapter, rank));
+    const losses = await learner.run(batch, ranges, 1 / supervised, step);
     total += losses.reduce((sum, loss) => sum + loss, 0);
     tokens += batch.tokens.length;
     await breathe();

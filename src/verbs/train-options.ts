@@ -53,6 +53,8 @@ export interface TrainSettings {
   readonly denseOptimizer?: boolean;
   /** Learning rate of B over that of A (LoRA+). */
   readonly loraPlus?: number;
+  /** Probability of dropping an element of an adapter's input; takes a slower path, since each linear gets its own mask. */
+  readonly dropout?: number;
 }
 
 export interface DataSettings {
@@ -94,6 +96,7 @@ export const TRAIN_DEFAULTS = {
   keepCheckpoints: 2,
   denseOptimizer: false,
   loraPlus: 1,
+  dropout: 0,
   heldOut: 0.05,
   overlong: "error",
   skipBadRows: false,
@@ -148,6 +151,7 @@ const RANGES: readonly Range[] = [
   { key: "keepCheckpoints", test: whole(1), expected: "a whole number from 1" },
   { key: "memory", test: positive, expected: "a size above 0" },
   { key: "loraPlus", test: positive, expected: "a number above 0" },
+  { key: "dropout", test: belowOne, expected: "a number from 0 to below 1" },
   {
     key: "heldOut",
     test: (v) => belowOne(v) || whole(1)(v),
@@ -250,6 +254,7 @@ export function resolveTrainConfig(settings: TrainSettings, steps: number): Trai
       mode: s.mode,
       ranks: s.ranks ?? defaultRanks(s.rankMax),
       distribution: s.distribution,
+      dropout: s.dropout,
     },
     optimizer: {
       learningRate: s.lr,

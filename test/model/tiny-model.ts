@@ -108,6 +108,7 @@ export function adapterConfig(overrides: Partial<AdapterConfig> = {}): AdapterCo
     mode: "dylora",
     ranks: defaultRanks(rankMax),
     distribution: { kind: "uniform" },
+    dropout: 0,
     ...overrides,
   };
 }

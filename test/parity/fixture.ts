@@ -140,5 +140,6 @@ export function adapterConfig(fixture: ParityCase, mode: AdapterConfig["mode"] =
     mode,
     ranks: [1, 2, 4, 8],
     distribution: { kind: "range" },
+    dropout: 0,
   };
 }

@@ -2,6 +2,7 @@
 // Sizes that both sides must agree on are decided here and passed along.
 
 import { QdlError } from "../../errors.ts";
+import { dropThreshold, maskHash } from "../../ops/dropout.ts";
 import type { ArgsOf, OpName } from "../../ops/index.ts";
 import type { RankRange } from "../../ops/rank-range.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -47,6 +48,13 @@ export function kernelTable(call: Call, hasBf16Products: boolean): KernelTable {
       ({ x }) => Math.ceil((x.rows * x.cols) / SUM_STRETCH) * 8 + ALIGNMENT,
     ),
     embed: kernel("embed", (w, { table, tokens, y }) => w.tensors(table, tokens, y)),
+    dropout: kernel("dropout", (w, { x, rows, y, p, seed, ...place }) => {
+      w.tensors(x, rows, y)
+        .number(dropThreshold(p))
+        .number(1 / (1 - p));
+      w.number(seed % WORD).number(Math.floor(seed / WORD));
+      for (const word of maskHash(place)) w.number(word);
+    }),
     rmsNorm: kernel("rmsNorm", (w, { x, weight, y, rstd, eps }) => w.tensors(x, weight, y, rstd).number(eps)),
     rmsNormBackward: kernel("rmsNormBackward", (w, { x, weight, rstd, dy, dx }) => w.tensors(x, weight, rstd, dy, dx)),
     ropeTable: kernel("ropeTable", (w, { positions, frequencies, cosSin }) =>
@@ -117,6 +125,9 @@ export function kernelTable(call: Call, hasBf16Products: boolean): KernelTable {
     ),
   };
 }
+
+/** Words of a 64-bit seed. */
+const WORD = 2 ** 32;
 
 const roundUp = (value: number, to: number): number => Math.ceil(value / to) * to;
 

@@ -9,7 +9,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import { addressOf } from "./buffer.ts";
 
 const DTYPE_CODES: Readonly<Record<Exclude<DType, "f64">, number>> = { f32: 0, bf16: 1, i32: 2, u8: 3 };
-const FORMAT_CODES: Readonly<Record<FrozenWeight["format"], number>> = { nf4: 0, fp4: 1, bf16: 2, f32: 2 };
+const FORMAT_CODES: Readonly<Record<FrozenWeight["format"], number>> = { nf4: 0, fp4: 1, bf16: 2, f32: 2, zero: 3 };
 
 export class Words {
   #block = new Float64Array(512);
@@ -59,6 +59,7 @@ export class Words {
 
   weight(weight: FrozenWeight): this {
     this.number(FORMAT_CODES[weight.format]).number(weight.rows).number(weight.cols);
+    if (weight.format === "zero") return this.tensors(null, null, null, null).number(0);
     if ("values" in weight) return this.tensors(weight.values, null, null, null).number(0);
     const { scales } = weight;
     return scales.kind === "plain"

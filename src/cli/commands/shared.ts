@@ -41,6 +41,7 @@ export const RUN_OPTIONS = [
   "clip",
   "denseOptimizer",
   "loraPlus",
+  "dropout",
   "seed",
   "memory",
   ...DEVICE_OPTIONS,

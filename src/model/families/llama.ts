@@ -2,8 +2,8 @@
 // (arXiv 2302.13971; GQA arXiv 2305.13245.) Training and decoding differ only in how attention reads its keys.
 
 import type { RankRange } from "../../ops/rank-range.ts";
-import type { AdapterParameters } from "../adapter-parameters.ts";
-import type { FrozenModel, LinearName } from "../frozen-model.ts";
+import type { AdapterParameters, LinearAdapter } from "../adapter-parameters.ts";
+import type { FrozenLinear, FrozenModel, LinearName } from "../frozen-model.ts";
 import { linearShapes } from "../frozen-model.ts";
 import { type Call, call, Runtime, Value } from "../graph.ts";
 
@@ -19,19 +19,32 @@ export interface BlockInput {
   /** cos and sin of the positions' angles, f32 [N, D]. */
   readonly cosSin: Value;
   readonly attention: AttentionStrategy;
+  /** null: none. */
+  readonly dropout: Dropout | null;
+}
+
+/** Dropout on the input of every adapter, each with a mask of its own; the frozen base reads the whole input. */
+export interface Dropout {
+  readonly p: number;
+  readonly seed: number;
+  /** i32 [N, 2]: sample and position of each row. */
+  readonly rows: Value;
 }
 
 export interface Block {
   readonly calls: readonly Call[];
   readonly output: Value;
-  /** Values that cost little to compute again (norms, gating): the first to be dropped when memory is short. */
+  /** Values that cost little to compute again (norms, gating, dropout): the first to be dropped when memory is short. */
   readonly cheap: readonly Value[];
 }
 
 /** Rank and scale of each row range; given when the list runs. */
+/** Optimizer step, for the masks of dropout. */
+export const STEP = new Runtime<number>("step");
+
 export const RANGES = new Runtime<readonly RankRange[]>("ranges");
 
-export function llamaBlock({ model, adapter, layer, x, cosSin, attention }: BlockInput): Block {
+export function llamaBlock({ model, adapter, layer, x, cosSin, attention, dropout }: BlockInput): Block {
   const { config, computeDtype } = model;
   const frozen = model.layers[layer]!;
   const shapes = linearShapes(config);
@@ -46,14 +59,19 @@ export function llamaBlock({ model, adapter, layer, x, cosSin, attention }: Bloc
     return y;
   };
 
-  const linears = (input: Value, names: readonly LinearName[]): Value[] => {
-    const adapters = names.map((name) => adapter.linear(layer, name));
-    const y = names.map((name) => value(name, shapes[name].out));
+  const linearGroup = (
+    input: Value,
+    names: readonly LinearName[],
+    weights: readonly FrozenLinear[],
+    adapters: readonly (LinearAdapter | null)[],
+    suffix = "",
+  ): Value[] => {
+    const y = names.map((name) => value(`${name}${suffix}`, shapes[name].out));
     emit(
       call("adaptedLinears", {
         x: input,
-        weights: names.map((name) => frozen.linears[name].weight),
-        biases: names.map((name) => frozen.linears[name].bias),
+        weights: weights.map(({ weight }) => weight),
+        biases: weights.map(({ bias }) => bias),
         a: adapters.map((pair) => pair?.a ?? null),
         b: adapters.map((pair) => pair?.b ?? null),
         t: adapters.map((pair, i) => (pair ? value(`${names[i]}.t`, adapter.rankMax) : null)),
@@ -64,6 +82,32 @@ export function llamaBlock({ model, adapter, layer, x, cosSin, attention }: Bloc
     return y;
   };
 
+  const linears = (input: Value, names: readonly LinearName[]): Value[] => {
+    const weights = names.map((name) => frozen.linears[name]);
+    const adapters = names.map((name) => adapter.linear(layer, name));
+    if (!dropout) return linearGroup(input, names, weights, adapters);
+    const base = linearGroup(
+      input,
+      names,
+      weights,
+      names.map(() => null),
+      ".base",
+    );
+    return names.map((name, i) => (adapters[i] ? sum(base[i]!, dropped(input, name, adapters[i]), name) : base[i]!));
+  };
+
+  const views: Value[] = [];
+  /** The adapter of one linear on its own dropped-out view of the input. */
+  const dropped = (input: Value, name: LinearName, pair: LinearAdapter): Value => {
+    const { p, seed, rows } = dropout!;
+    const view = value(`${name}.dropped`, input.cols);
+    views.push(view);
+    emit(call("dropout", { x: input, rows, y: view, p, seed, stream: `dropout/layers.${layer}.${name}`, step: STEP }));
+    const { in: cols, out } = shapes[name];
+    const alone: FrozenLinear = { weight: { format: "zero", rows: out, cols }, bias: null };
+    return linearGroup(view, [name], [alone], [pair], ".adapter")[0]!;
+  };
+
   const rotate = (input: Value, name: string): Value => {
     const y = value(name, input.cols);
     emit(call("rope", { x: input, cosSin, y, direction: "forward" }));
@@ -71,7 +115,7 @@ export function llamaBlock({ model, adapter, layer, x, cosSin, attention }: Bloc
   };
 
   const sum = (a: Value, b: Value, name: string): Value => {
-    const y = value(name, config.hidden);
+    const y = value(name, a.cols);
     emit(call("add", { a, b, y }));
     return y;
   };
@@ -86,5 +130,5 @@ export function llamaBlock({ model, adapter, layer, x, cosSin, attention }: Bloc
   const gated = value("gated", config.intermediate);
   emit(call("swiglu", { gate, up, y: gated }));
   const [down] = linears(gated, ["down_proj"]) as [Value];
-  return { calls, output: sum(middle, down, "output"), cheap: [h, h2, gated] };
+  return { calls, output: sum(middle, down, "output"), cheap: [h, h2, gated, ...views] };
 }

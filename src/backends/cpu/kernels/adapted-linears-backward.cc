@@ -71,7 +71,8 @@ static void adaptedLinearsBackward(Context& context, const double* words, uint8_
     if (dx.data) {
       Product p = productInto(dx);
       for (int i = 0; i < count; i++) {
-        addBase(p, dy.items[i], sourceOf(weights.items[i], round), true, dy.items[i].cols);
+        if (weights.items[i].format != ZERO)
+          addBase(p, dy.items[i], sourceOf(weights.items[i], round), true, dy.items[i].cols);
         if (a.items[i].data) addRanked(p, g[i], sourceOf(a.items[i], round), true);
       }
       product<C>(context, &p, 1, 0, x.rows, ranges);

@@ -20,7 +20,7 @@ static void adaptedLinears(Context& context, const double* words, uint8_t*) {
     for (int i = 0; i < weights.count; i++) {
       Product& p = products[i] = productInto(y.items[i]);
       p.bias = biases.items[i];
-      addBase(p, x, sourceOf(weights.items[i], round), false, x.cols);
+      if (weights.items[i].format != ZERO) addBase(p, x, sourceOf(weights.items[i], round), false, x.cols);
       if (a.items[i].data) addRanked(p, t.items[i], sourceOf(b.items[i], round), true);
     }
     product<C>(context, products, weights.count, 0, x.rows, ranges);

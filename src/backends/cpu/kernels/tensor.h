@@ -16,7 +16,7 @@ struct Tensor {
 };
 
 /** Formats of a frozen weight, as kernels.ts writes them. */
-enum Format : int32_t { NF4 = 0, FP4 = 1, DENSE = 2 };
+enum Format : int32_t { NF4 = 0, FP4 = 1, DENSE = 2, ZERO = 3 };
 
 /** [rows, cols]; `values` holds 4-bit codes or the dense matrix. `absmax2` is null unless scales are quantised too. */
 struct Weight {

@@ -5,6 +5,7 @@
 #include "add.cc"
 #include "sum-squares.cc"
 #include "embed.cc"
+#include "dropout.cc"
 #include "rms-norm.cc"
 #include "rms-norm-backward.cc"
 #include "rope-table.cc"
