@@ -8,6 +8,7 @@ import type { FrozenModel } from "../../src/model/frozen-model.ts";
 import { LossProgram, uniformRange } from "../../src/model/loss-program.ts";
 import { planAt, planTraining } from "../../src/model/memory-plan.ts";
 import type { KeepLevel } from "../../src/model/steps.ts";
+import type { RankRange } from "../../src/ops/rank-range.ts";
 import { randomStream } from "../../src/random/philox.ts";
 import { adapterConfig, randomAdapter, randomBatch, tinyModel } from "./tiny-model.ts";
 
@@ -34,6 +35,16 @@ async function learn(
   const gradients = new Map<string, Float32Array>();
   for (const tensor of adapter.tensors) gradients.set(tensor.name, await adapter.download(tensor.training!.gradient));
   return { loss: losses.reduce((a, b) => a + b, 0) / batch.supervised, gradients, bytes: program.bytes };
+}
+
+/** ‖a − b‖ / ‖b‖ */
+function relative(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let [difference, norm] = [0, 0];
+  for (let i = 0; i < b.length; i++) {
+    difference += (a[i]! - b[i]!) ** 2;
+    norm += b[i]! ** 2;
+  }
+  return Math.sqrt(difference / norm);
 }
 
 const keepAll: KeepLevel[] = ["keep", "keep"];
@@ -117,6 +128,41 @@ describe.each(["reference", "cpu"] as const)("training list on %s", (name) => {
     using scorer = LossProgram.scorer(backend, model, adapter, SHAPE);
     const losses = await scorer.run(BATCH, [], 0);
     expect(losses.reduce((a, b) => a + b, 0) / BATCH.supervised).toBeCloseTo(loss, 5);
+  });
+
+  test("a rank per segment gives what the segments give alone at their ranks, and equal ranks what one rank gives", async () => {
+    const perSegment = (ranks: readonly number[]): RankRange[] =>
+      ranks.map((rank, i) => ({
+        from: BATCH.starts[i]!,
+        to: BATCH.starts[i + 1]!,
+        rank,
+        scale: scaleAt(adapter.config, rank),
+      }));
+    const gradientsAt = async (ranges: readonly RankRange[], batch: Batch = BATCH) => {
+      using program = LossProgram.learner(backend, model, adapter, SHAPE, keepAll);
+      backend.run("fill", { y: adapter.gradients!, value: 0 });
+      const losses = await program.run(batch, ranges, 1 / BATCH.supervised);
+      const all = await adapter.download(adapter.gradients!);
+      return { losses, all };
+    };
+    /** The batch in which only one segment is supervised. */
+    const only = (segment: number): Batch => {
+      const inside = (row: number) => row >= BATCH.starts[segment]! && row < BATCH.starts[segment + 1]!;
+      return { ...BATCH, targets: BATCH.targets.map((target, row) => (inside(row) ? target : -1)) };
+    };
+    const ranks = [8, 0, 3];
+    const mixed = await gradientsAt(perSegment(ranks));
+    const sum = new Float64Array(mixed.all.length);
+    for (const [segment, rank] of ranks.entries()) {
+      const alone = await gradientsAt(uniformRange(BATCH, rank, scaleAt(adapter.config, rank)), only(segment));
+      for (const [i, value] of alone.all.entries()) sum[i]! += value;
+      for (let row = BATCH.starts[segment]!; row < BATCH.starts[segment + 1]!; row++)
+        expect(mixed.losses[row]!).toBeCloseTo(alone.losses[row]!, 5);
+    }
+    expect(relative(mixed.all, sum)).toBeLessThan(1e-5);
+    const equal = await gradientsAt(perSegment([4, 4, 4]));
+    const uniform = await gradientsAt(uniformRange(BATCH, 4, scaleAt(adapter.config, 4)));
+    expect(relative(equal.all, uniform.all)).toBeLessThan(1e-6);
   });
 
   test("the plan obeys a budget and refuses an impossible one with the numbers", () => {
