@@ -30,7 +30,7 @@ export interface CommandSpec<K extends OptionKey = OptionKey> {
   /** Defaults that differ from the option table's; null: none, the library decides. */
   readonly defaults?: OptionValues<K> | { readonly [P in K]?: null };
   readonly examples: readonly Example[];
-  /** Does the work, tells people, and returns the object that --json prints. */
+  /** Does the work, tells people, and returns the object that --json prints (undefined: it printed its own lines). */
   run(values: OptionValues<K>, context: Context): Promise<unknown>;
 }
 

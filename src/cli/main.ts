@@ -24,7 +24,8 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
     const context = contextFor(io, json, request.argument);
     const values = await valuesOf(request.command, request.flags, context);
     const result = await request.command.run(values, context);
-    if (json) io.out(`${JSON.stringify(result, null, 2)}\n`);
+    // A command that writes its JSON line by line returns nothing.
+    if (json && result !== undefined) io.out(`${JSON.stringify(result, null, 2)}\n`);
     return 0;
   } catch (error) {
     io.err(errorText(error, styleFor(io.interactive, io.env), flags.includes("--debug")));

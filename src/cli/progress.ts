@@ -1,11 +1,13 @@
 // The progress of a run, from its events: one line redrawn in place on a terminal, a plain line every few seconds elsewhere.
 
+import type { LoadProgress } from "../quant/load-base.ts";
 import type { TrainEvent } from "../train/events.ts";
 import type { Io } from "./io.ts";
 import { type Style, showBytes, showSeconds, widthOf } from "./style.ts";
 
 const REDRAW_MS = 100;
 const PLAIN_LINE_MS = 5000;
+const LOAD_QUIET_MS = 1000;
 /** Weight of the newest loss in the shown average: single steps jump with the rank they drew. */
 const SMOOTHING = 0.1;
 const ERASE_LINE = "\r\u001b[2K";
@@ -16,6 +18,7 @@ export class Progress {
   readonly #io: Io;
   readonly #style: Style;
   readonly #now: () => number;
+  readonly #openedAt: number;
   #steps = 0;
   #loss = Number.NaN;
   #last: StepEvent | null = null;
@@ -26,6 +29,7 @@ export class Progress {
     this.#io = io;
     this.#style = style;
     this.#now = now;
+    this.#openedAt = now();
   }
 
   onEvent(event: TrainEvent): void {
@@ -62,6 +66,15 @@ export class Progress {
     }
   }
 
+  /** How much of the base is loaded; loading what is small is not worth a line. */
+  onLoad({ doneBytes, totalBytes }: LoadProgress): void {
+    if (this.#now() - this.#openedAt < LOAD_QUIET_MS || this.#now() - this.#drawnAt < this.#pause) return;
+    this.#drawnAt = this.#now();
+    const text = `loading the base: ${Math.floor((100 * doneBytes) / totalBytes)} % of ${showBytes(totalBytes)}`;
+    this.#io.err(this.#io.interactive ? ERASE_LINE + text : `${text}\n`);
+    this.#live = this.#io.interactive;
+  }
+
   /** A whole line, above the bar if one is up. */
   line(text: string): void {
     this.clear();
@@ -75,9 +88,12 @@ export class Progress {
     this.#live = false;
   }
 
+  get #pause(): number {
+    return this.#io.interactive ? REDRAW_MS : PLAIN_LINE_MS;
+  }
+
   #draw(force: boolean): void {
-    const pause = this.#io.interactive ? REDRAW_MS : PLAIN_LINE_MS;
-    if (!this.#last || (!force && this.#now() - this.#drawnAt < pause)) return;
+    if (!this.#last || (!force && this.#now() - this.#drawnAt < this.#pause)) return;
     this.#drawnAt = this.#now();
     if (!this.#io.interactive) {
       this.#io.err(`${this.#numbers(this.#last)}\n`);

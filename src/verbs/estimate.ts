@@ -1,8 +1,9 @@
 // estimate: the memory of a run, exact to the byte, before anything is loaded.
 
 import { BatchPlan } from "../data/batches.ts";
+import { valueBytes } from "../model/arena-plan.ts";
 import type { FrozenModel } from "../model/frozen-model.ts";
-import { describeCall } from "../model/graph.ts";
+import { describeCall, type Shape } from "../model/graph.ts";
 import type { KeepLevel } from "../model/steps.ts";
 import { phantomBase } from "../quant/estimate-base.ts";
 import { estimateSession, type MemoryEstimate, type SessionShapes } from "../train/session.ts";
@@ -41,6 +42,8 @@ export interface Estimate {
   readonly largestBatch: { readonly rows: number; readonly segments: number };
   /** With `explain`: one line per op of a training step, in order. */
   readonly steps?: readonly string[];
+  /** With `explain`: every planned buffer of a training step. Buffers that do not live at the same time share bytes. */
+  readonly buffers?: readonly { readonly name: string; readonly offset: number; readonly bytes: number }[];
 }
 
 /** Throws CONFIG_INVALID, MEMORY_EXCEEDED (the budget cannot be met), and what opening the model's files throws. */
@@ -57,7 +60,7 @@ export async function estimate(options: EstimateOptions): Promise<Estimate> {
     ...bytesOf(session),
     layers: countLevels(model, session),
     largestBatch: { rows: shapes.training.N, segments: shapes.training.S },
-    ...explained(options, session),
+    ...explained(options, session, shapes.training),
   };
 }
 
@@ -88,6 +91,16 @@ function countLevels(model: FrozenModel, { plan }: MemoryEstimate): Record<KeepL
   return counts;
 }
 
-function explained({ explain }: EstimateOptions, { plan }: MemoryEstimate): Pick<Estimate, "steps"> {
-  return explain ? { steps: plan.list.calls.map(describeCall) } : {};
+function explained(
+  { explain }: EstimateOptions,
+  { plan }: MemoryEstimate,
+  largest: Shape,
+): Pick<Estimate, "steps" | "buffers"> {
+  if (!explain) return {};
+  const buffers = [...plan.arena.offsets].map(([value, offset]) => ({
+    name: value.name,
+    offset,
+    bytes: valueBytes(value, largest),
+  }));
+  return { steps: plan.list.calls.map(describeCall), buffers: buffers.sort((a, b) => a.offset - b.offset) };
 }

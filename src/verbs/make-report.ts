@@ -3,6 +3,7 @@
 import type { AdapterConfig } from "../adapter/config.ts";
 import type { AdapterManifest } from "../adapter/manifest.ts";
 import { adapterLayout } from "../adapter/parameters.ts";
+import { rankProbabilities } from "../adapter/rank-draw.ts";
 import type { Sample } from "../data/batch.ts";
 import { taskOf } from "../eval/task-answers.ts";
 import type { MetricName } from "../eval/task-metrics.ts";
@@ -54,10 +55,7 @@ export function adapterBytesAt(model: ModelConfig, config: AdapterConfig, rank: 
 }
 
 function rankOf({ rank, loss, metric }: Scored, model: ModelConfig, config: AdapterConfig): ReportRank {
-  const drawn =
-    config.mode === "fixed"
-      ? rank === config.rankMax
-      : config.distribution.kind !== "uniform" || config.ranks.includes(rank);
+  const drawn = (rankProbabilities(config)[rank - 1] ?? 0) > 0;
   return { rank, loss, metric, adapterBytes: adapterBytesAt(model, config, rank), trained: rank === 0 || drawn };
 }
 

@@ -7,7 +7,7 @@ import { sha256OfFiles } from "../formats/node-sha256.ts";
 import { type ModelConfig, parseModelConfig } from "../model/config.ts";
 import type { BaseIdentity, FrozenModel } from "../model/frozen-model.ts";
 import type { BaseFormat } from "../ops/frozen-weight.ts";
-import { loadBase } from "../quant/load-base.ts";
+import { type LoadProgress, loadBase } from "../quant/load-base.ts";
 import { readTokenizer } from "../tokenizer/read.ts";
 import { checkVocabulary, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { locateModel } from "./locate-model.ts";
@@ -20,6 +20,8 @@ export interface ModelSettings extends DeviceSettings {
   readonly baseFormat?: BaseFormat;
   /** Dtype of activations. Default: auto, the fastest of the device. */
   readonly compute?: "auto" | "bf16" | "f32";
+  /** Hears of each tensor of the base that is loaded. */
+  readonly onLoad?: (progress: LoadProgress) => void;
 }
 
 /** A model's files, opened and checked; no weight is read yet. */
@@ -65,6 +67,7 @@ export async function openBase(files: ModelFiles, settings: Omit<ModelSettings, 
       identity: await identityOf(files),
       format: settings.baseFormat,
       computeDtype: compute === "auto" ? undefined : compute,
+      onProgress: settings.onLoad,
     });
     const dispose = async (): Promise<void> => {
       model.dispose();

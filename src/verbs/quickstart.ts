@@ -5,6 +5,7 @@ import type { Report } from "../report/report.ts";
 import type { TrainEvent } from "../train/events.ts";
 import { bundledBase, bundledData } from "./bundled.ts";
 import type { DeviceSettings } from "./open-device.ts";
+import type { ModelSettings } from "./open-model.ts";
 import type { Scored } from "./score.ts";
 import { type TrainOptions, train } from "./train.ts";
 
@@ -30,7 +31,7 @@ export const QUICKSTART_PRESET = {
   baseFormat: "nf4",
 } as const satisfies Partial<TrainOptions>;
 
-export interface QuickstartOptions extends DeviceSettings {
+export interface QuickstartOptions extends DeviceSettings, Pick<ModelSettings, "onLoad"> {
   /** Default: `qdylora-quickstart`. */
   readonly output?: string;
   readonly seed?: number;

@@ -1,12 +1,12 @@
 // Data as a user names it: files, or folders of them.
 
-import { readdir, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Sample } from "../data/batch.ts";
 import { type Dataset, type DatasetOptions, loadDataset, splitHeldOut } from "../data/dataset.ts";
 import { QdlError } from "../errors.ts";
 import type { ByteSource } from "../formats/byte-source.ts";
-import { openFile } from "../formats/node-files.ts";
+import { openFile, openFolder } from "../formats/node-files.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 
 export type DataNames = string | readonly string[];
@@ -52,7 +52,7 @@ async function filesOf(names: DataNames): Promise<string[]> {
 }
 
 async function filesIn(folder: string): Promise<string[]> {
-  const names = (await readdir(folder)).filter((name) => name.endsWith(".jsonl")).sort();
+  const names = (await (await openFolder(folder)).list()).filter((name) => name.endsWith(".jsonl"));
   if (names.length > 0) return names.map((name) => join(folder, name));
   throw new QdlError("DATA_EMPTY", `data: ${folder} holds no .jsonl file, expected at least one`, {
     hint: 'Name a file of one JSON object a line, such as {"prompt": "…", "completion": "…"}.',

@@ -22,7 +22,6 @@ without a template is for \`qdylora generate\`. With --json, each answer is one 
     await using speaker = await openSpeaker(speakerOf(values, context));
     const opening: ChatMessage[] = values.system === undefined ? [] : [{ role: "system", content: values.system }];
     let messages = [...opening];
-    let turns = 0;
     const ask = (): void => {
       if (context.io.inIsTerminal) context.io.err(context.style.accent(`rank ${speaker.rank} > `));
     };
@@ -34,12 +33,10 @@ without a template is for \`qdylora generate\`. With --json, each answer is one 
         messages.push({ role: "user", content: line });
         const { text } = await speaker.answer(messages, values, printer(context));
         messages.push({ role: "assistant", content: text });
-        turns++;
         context.io.out(context.json ? `${JSON.stringify({ user: line, assistant: text })}\n` : "\n");
       }
       ask();
     }
-    return { rank: speaker.rank, turns };
   },
 });
 

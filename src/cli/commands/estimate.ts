@@ -1,7 +1,7 @@
-import { estimate } from "../../verbs/estimate.ts";
+import { type Estimate, estimate } from "../../verbs/estimate.ts";
 import { trainValues } from "../check-settings.ts";
 import { defineCommand } from "../command.ts";
-import { showBytes, table } from "../style.ts";
+import { type Style, showBytes, table } from "../style.ts";
 import { RUN_OPTIONS } from "./shared.ts";
 
 export const estimateCommand = defineCommand({
@@ -43,6 +43,12 @@ largest micro-batch is that of the data; without, the largest that --batch and -
       `\n${keep} layers keep everything, ${cheap} recompute what is cheap, ${whole} recompute all; largest micro-batch ${result.largestBatch.rows} tokens`,
     );
     if (result.steps) context.say(`\n${result.steps.join("\n")}`);
+    if (result.buffers) context.say(`\n${bufferTable(result.buffers, context.style)}`);
     return result;
   },
 });
+
+function bufferTable(buffers: NonNullable<Estimate["buffers"]>, style: Style): string {
+  const rows = buffers.map(({ name, offset, bytes }) => [name, String(offset), showBytes(bytes)]);
+  return table(["planned buffer", "at byte", "size"], rows, style);
+}

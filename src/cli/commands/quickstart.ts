@@ -26,6 +26,7 @@ adapter. Then measures that adapter at rank 1, 2, 4, … 32 on words it has not 
     const outcome = await quickstart({
       ...values,
       signal: interruption.signal,
+      onLoad: (load) => progress.onLoad(load),
       onEvent: (event) => progress.onEvent(event),
       onScore: (score) => progress.line(scoreLine(score, "error-rate")),
     }).finally(() => progress.clear());

@@ -5,7 +5,7 @@ import { defineCommand } from "../command.ts";
 import { onInterruption } from "../interrupt.ts";
 import { Progress } from "../progress.ts";
 import { showSeconds } from "../style.ts";
-import { RUN_OPTIONS, scoresJson, scoreTable } from "./shared.ts";
+import { RUN_OPTIONS, scoreLine, scoresJson, scoreTable } from "./shared.ts";
 
 export const trainCommand = defineCommand({
   name: "train",
@@ -42,13 +42,16 @@ Ctrl-C stops at the next step with a checkpoint; --resume goes on to the same bi
     const progress = new Progress(context.io, context.style);
     using interruption = onInterruption(context.io, (text) => progress.line(text));
     const { model, data, output, ...rest } = trainValues(values);
+    const metric = values.metric === undefined || values.metric === "none" ? null : values.metric;
     const result = await train({
       ...rest,
       model: model!,
       data: data!,
       output: output!,
       signal: interruption.signal,
+      onLoad: (load) => progress.onLoad(load),
       onEvent: (event) => progress.onEvent(event),
+      onScore: (score) => progress.line(scoreLine(score, metric)),
     }).finally(() => progress.clear());
     if (result.report === null) throw interrupted(output!, result.steps);
     if (result.report.ranks.length > 0) context.say(`\n${scoreTable(result.report, context)}\n`);
