@@ -86,10 +86,14 @@ describe("quickstart", () => {
       data: join(folder, "shuffled.jsonl"),
       heldOut: bundledData().heldOut,
       output: join(folder, "control"),
+      metric: "error-rate",
     });
-    for (const { rank, loss } of control.report!.ranks.filter((row) => row.rank >= 4))
-      expect(at(0).loss.value - at(rank).loss.value, `rank ${rank}`).toBeGreaterThanOrEqual(
-        TRUE_OVER_CONTROL * (at(0).loss.value - loss.value),
-      );
+    const base = at(0);
+    for (const { rank, loss, metric } of control.report!.ranks.filter((row) => row.rank >= 4)) {
+      const gain = { loss: base.loss.value - at(rank).loss.value, metric: base.metric!.value - at(rank).metric!.value };
+      const idle = { loss: base.loss.value - loss.value, metric: base.metric!.value - metric!.value };
+      expect(gain.loss, `loss at rank ${rank}`).toBeGreaterThanOrEqual(TRUE_OVER_CONTROL * idle.loss);
+      expect(gain.metric, `metric at rank ${rank}`).toBeGreaterThanOrEqual(TRUE_OVER_CONTROL * idle.metric);
+    }
   }, 600_000);
 });
