@@ -8,6 +8,8 @@ import type { DeviceBuffer, Tensor } from "../tensor/tensor.ts";
 export interface Kernel<K extends OpName> {
   /** Enqueues the op. Ordered after all earlier calls; returns at once or after the work. Arguments are already checked. */
   run(args: ArgsOf<K>, scratch: Tensor | null): void;
+  /** The same call with its arguments turned into what the device reads, to be repeated at little cost. Absent: `run`. */
+  prepare?(args: ArgsOf<K>, scratch: Tensor | null): () => void;
   /** Bytes of scratch that `run` needs for these shapes (contents of tensors are not looked at). Absent: none. */
   scratchBytes?(args: ArgsOf<K>): number;
 }
@@ -40,6 +42,14 @@ export interface Backend extends AsyncDisposable {
   read(buffer: DeviceBuffer, offset: number, bytes: number): Promise<Uint8Array>;
   /** Checks the arguments against the op's contract, then runs its kernel. Throws OP_ARGUMENT, OP_UNSUPPORTED, TENSOR_STALE. */
   run<K extends OpName>(op: K, args: ArgsOf<K>, scratch?: Tensor | null): void;
+  /**
+   * Checks a call once and returns it ready to repeat, on the same tensors, whose buffers must outlive it. With `checked`
+   * the signature is not checked again: for callers that bind the same list to fewer rows than it was checked with.
+   * Throws as `run` does.
+   */
+  prepare<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null, checked?: boolean): () => void;
+  /** FLOP/s that a loop in registers reaches on this device: what products of this dtype could reach at most. */
+  measurePeak?(dtype: Extract<DType, "bf16" | "f32">): number;
   /** Scratch bytes of one call; 0 if none. */
   scratchBytes<K extends OpName>(op: K, args: ArgsOf<K>): number;
 }

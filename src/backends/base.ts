@@ -109,15 +109,39 @@ export function runOp<K extends OpName>(
 ): void {
   const kernel = kernelOf(backend, name);
   checkArgs(ledger, name, args);
+  kernel.run(args, usedScratch(kernel, ledger, name, args, scratch));
+}
+
+/** The body of `Backend.prepare`. */
+export function prepareOp<K extends OpName>(
+  backend: KernelOwner,
+  ledger: BufferLedger,
+  name: K,
+  args: ArgsOf<K>,
+  scratch: Tensor | null,
+  checked: boolean,
+): () => void {
+  const kernel = kernelOf(backend, name);
+  if (checked) opNamed(name).validate?.(args);
+  else checkArgs(ledger, name, args);
+  const used = usedScratch(kernel, ledger, name, args, scratch);
+  return kernel.prepare?.(args, used) ?? (() => kernel.run(args, used));
+}
+
+/** The scratch that a kernel gets: null if it needs none. Throws OP_ARGUMENT if it is too small. */
+function usedScratch<K extends OpName>(
+  kernel: Kernel<K>,
+  ledger: BufferLedger,
+  name: K,
+  args: ArgsOf<K>,
+  scratch: Tensor | null,
+): Tensor | null {
   const needed = kernel.scratchBytes?.(args) ?? 0;
-  if (needed === 0) {
-    kernel.run(args, null);
-    return;
-  }
+  if (needed === 0) return null;
   if (!scratch) throw broken({ name }, "scratch", `${needed} bytes`, "absent");
   ledger.checkRange(name, scratch.buffer, scratch.offset, spanBytes(scratch));
   if (spanBytes(scratch) < needed) throw broken({ name }, "scratch", `at least ${needed} bytes`, spanBytes(scratch));
-  kernel.run(args, scratch);
+  return scratch;
 }
 
 /** The body of `Backend.scratchBytes`. */

@@ -3,6 +3,7 @@
 import type { Backend } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
 import type { ArgsOf, OpName } from "../ops/index.ts";
+import { tensorsOf } from "../ops/op.ts";
 import { type DeviceBuffer, matrix, type Tensor } from "../tensor/tensor.ts";
 import { type ArenaPlan, planArena } from "./arena-plan.ts";
 import { type Call, Parameter, type Runtime, rowsOf, type Shape, substitute, Value } from "./graph.ts";
@@ -25,6 +26,15 @@ export function planProgram(
   return planArena(calls, pinned, largest, Math.max(0, ...scratch));
 }
 
+/** A list on the views of one shape. */
+interface Bound {
+  readonly calls: readonly (() => void)[];
+  readonly buffers: readonly DeviceBuffer[];
+}
+
+/** Shapes whose bound lists are kept. */
+const MOST_KEPT = 16;
+
 /** Owns the arena of one list. */
 export class Program implements Disposable {
   readonly plan: ArenaPlan;
@@ -32,6 +42,9 @@ export class Program implements Disposable {
   readonly #calls: readonly Call[];
   readonly #largest: Shape;
   readonly #arena: DeviceBuffer;
+  readonly #kept = new Map<string, Bound>();
+  /** The list was checked against the ops' signatures. */
+  #checked = false;
 
   /** Allocates the planned bytes. Throws MEMORY_EXCEEDED. */
   constructor(backend: Backend, calls: readonly Call[], plan: ArenaPlan, largest: Shape, label: string) {
@@ -62,14 +75,32 @@ export class Program implements Disposable {
           "OP_ARGUMENT",
           `${key} = ${shape[key]} rows, but the step was planned for ${this.#largest[key]}`,
         );
+    const bound = this.#bind(shape, runtime);
+    for (const buffer of bound.buffers)
+      if (buffer.disposed)
+        throw new QdlError("TENSOR_STALE", `"${buffer.label}" was released, but a step still reads it`);
+    for (const call of bound.calls) call();
+  }
+
+  /** The list on the views of one shape: kept, since decoding and packed training run the same shape again and again. */
+  #bind(shape: Shape, runtime: RuntimeValues): Bound {
+    const key = JSON.stringify([shape, runtime]);
+    const kept = this.#kept.get(key);
+    if (kept) return kept;
     const { scratchBytes, scratchOffset } = this.plan;
     const scratch = scratchBytes > 0 ? matrix(this.#arena, "u8", 1, scratchBytes, scratchOffset) : null;
-    for (const entry of this.#calls)
-      this.#backend.run(
-        entry.op,
-        bind(entry, (value) => this.tensor(value, shape), runtime),
-        scratch,
-      );
+    const buffers = new Set<DeviceBuffer>();
+    const calls = this.#calls.map((entry) => {
+      const args = bind(entry, (value) => this.tensor(value, shape), runtime);
+      for (const { tensor } of tensorsOf(args)) buffers.add(tensor.buffer);
+      return this.#backend.prepare(entry.op, args, scratch, this.#checked);
+    });
+    // Other shapes are the same views with fewer rows.
+    this.#checked = true;
+    if (this.#kept.size === MOST_KEPT) this.#kept.delete(this.#kept.keys().next().value!);
+    const bound = { calls, buffers: [...buffers] };
+    this.#kept.set(key, bound);
+    return bound;
   }
 
   [Symbol.dispose](): void {

@@ -42,7 +42,8 @@ export function phantomBase(options: BaseEstimateOptions): FrozenModel {
   };
 }
 
-function layoutOf({ config, format, doubleQuant = true, computeDtype }: BaseEstimateOptions): BaseLayout {
+/** Where everything of such a base lies. */
+export function layoutOf({ config, format, doubleQuant = true, computeDtype }: BaseEstimateOptions): BaseLayout {
   const double = doubleQuant && isFourBit(format);
   return layOutBase({
     config,

@@ -6,7 +6,7 @@ import { QdlError } from "../../errors.ts";
 import type { ArgsOf, OpName } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Backend, KernelTable } from "../backend.ts";
-import { BufferLedger, runOp, scratchBytesOf } from "../base.ts";
+import { BufferLedger, prepareOp, runOp, scratchBytesOf } from "../base.ts";
 import { addressOf, CpuBuffer } from "./buffer.ts";
 import { findOrBuildLibrary, type Isa } from "./build.ts";
 import { loadLibrary, type NativeLibrary } from "./ffi.ts";
@@ -100,7 +100,11 @@ export class CpuBackend implements Backend {
     this.#context = library.open(variantsOf(library).indexOf(isa), threads);
     if (this.#context === 0)
       throw new QdlError("BACKEND_UNAVAILABLE", `cpu: the system grants no memory or threads for ${threads} threads`);
-    this.kernels = kernelTable((name, write, scratch) => this.#call(name, write, scratch), isa === "avx512bf16");
+    this.kernels = kernelTable(
+      (name, write, scratch) => this.#call(name, write, scratch),
+      (name, write, scratch) => this.#prepare(name, write, scratch),
+      isa === "avx512bf16",
+    );
     for (const name of Object.keys(this.kernels) as OpName[]) this.#opNumbers.set(name, library.op(name));
   }
 
@@ -133,6 +137,10 @@ export class CpuBackend implements Backend {
     runOp(this, this.#ledger, op, args, scratch);
   }
 
+  prepare<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null, checked = false): () => void {
+    return prepareOp(this, this.#ledger, op, args, scratch, checked);
+  }
+
   scratchBytes<K extends OpName>(op: K, args: ArgsOf<K>): number {
     return scratchBytesOf(this, op, args);
   }
@@ -149,9 +157,25 @@ export class CpuBackend implements Backend {
   }
 
   #call(name: OpName, write: (words: Words) => void, scratch: Tensor | null): void {
-    if (this.#context === 0) throw new QdlError("TENSOR_STALE", `cpu: ${name} was run after the backend was disposed`);
+    if (this.#context === 0) throw disposed(name);
     this.#words.restart();
     write(this.#words);
     this.#library.run(this.#context, this.#opNumbers.get(name)!, this.#words.block, scratch ? addressOf(scratch) : 0);
   }
+
+  #prepare(name: OpName, write: (words: Words) => void, scratch: Tensor | null): () => void {
+    this.#words.restart();
+    write(this.#words);
+    const block = this.#words.block.slice(0, this.#words.length);
+    const op = this.#opNumbers.get(name)!;
+    const address = scratch ? addressOf(scratch) : 0;
+    return () => {
+      if (this.#context === 0) throw disposed(name);
+      this.#library.run(this.#context, op, block, address);
+    };
+  }
+}
+
+function disposed(name: OpName): QdlError {
+  return new QdlError("TENSOR_STALE", `cpu: ${name} was run after the backend was disposed`);
 }

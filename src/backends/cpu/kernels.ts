@@ -11,6 +11,8 @@ import type { Words } from "./words.ts";
 
 /** Runs op `name` with the words that `write` puts down. */
 export type Call = (name: OpName, write: (words: Words) => void, scratch: Tensor | null) => void;
+/** The same, with the words put down now and the op run as often as the result is called. */
+export type Prepare = (name: OpName, write: (words: Words) => void, scratch: Tensor | null) => () => void;
 
 /** Elements of one partial sum of sumSquares. */
 const SUM_STRETCH = 65536;
@@ -25,13 +27,14 @@ const ALIGNMENT = 64;
 /** Tiles of attention are sized for this head dim in kernels/attention.h. */
 const LARGEST_HEAD = 512;
 
-export function kernelTable(call: Call, hasBf16Products: boolean): KernelTable {
+export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boolean): KernelTable {
   const kernel = <K extends OpName>(
     name: K,
     write: (words: Words, args: ArgsOf<K>) => void,
     scratchBytes?: (args: ArgsOf<K>) => number,
   ): Kernel<K> => ({
     run: (args, scratch) => call(name, (words) => write(words, args), scratch),
+    prepare: (args, scratch) => prepare(name, (words) => write(words, args), scratch),
     ...(scratchBytes && { scratchBytes }),
   });
   /** Bytes of an element of scratch that takes part in products of tensors of these dtypes. */

@@ -20,6 +20,10 @@ export class Words {
     return this.#block;
   }
 
+  get length(): number {
+    return this.#at;
+  }
+
   restart(): void {
     this.#at = 0;
   }

@@ -4,7 +4,7 @@ import { type ArgsOf, OPS, type OpName } from "../../ops/index.ts";
 import { HostBuffer } from "../../tensor/host.ts";
 import type { DeviceBuffer, Tensor } from "../../tensor/tensor.ts";
 import type { Backend, KernelTable } from "../backend.ts";
-import { BufferLedger, runOp, scratchBytesOf } from "../base.ts";
+import { BufferLedger, prepareOp, runOp, scratchBytesOf } from "../base.ts";
 
 export class ReferenceBackend implements Backend {
   readonly name = "reference";
@@ -36,6 +36,10 @@ export class ReferenceBackend implements Backend {
 
   run<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null = null): void {
     runOp(this, this.#ledger, op, args, scratch);
+  }
+
+  prepare<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null, checked = false): () => void {
+    return prepareOp(this, this.#ledger, op, args, scratch, checked);
   }
 
   scratchBytes<K extends OpName>(op: K, args: ArgsOf<K>): number {

@@ -1,0 +1,31 @@
+// The work that a step cannot do without, for shares of a peak. What is recomputed never counts.
+
+import type { ModelConfig } from "./config.ts";
+import { LINEAR_NAMES, type LinearName, linearShapes } from "./frozen-model.ts";
+
+/** Weights of all block linears. */
+export function blockWeights(config: ModelConfig): number {
+  const shapes = linearShapes(config);
+  return config.layers * LINEAR_NAMES.reduce((sum, name) => sum + shapes[name].in * shapes[name].out, 0);
+}
+
+export interface StepShape {
+  readonly rank: number;
+  readonly targets: readonly LinearName[];
+  /** Lengths of the segments of a step, every token supervised. */
+  readonly lengths: readonly number[];
+}
+
+/**
+ * Operations of one training step: per token 4 per frozen block weight and head weight (forward and dX; the base has no
+ * dW), 6·b per row and column of an adapted linear (forward, dX, dA and dB), and attention over unmasked pairs, 4·H·D a pair
+ * forward and 2.5 times that backward.
+ */
+export function trainingFlops(config: ModelConfig, { rank, targets, lengths }: StepShape): number {
+  const tokens = lengths.reduce((a, b) => a + b, 0);
+  const pairs = lengths.reduce((sum, length) => sum + (length * (length + 1)) / 2, 0);
+  const shapes = linearShapes(config);
+  const widths = targets.reduce((sum, name) => sum + shapes[name].in + shapes[name].out, 0);
+  const perToken = 4 * blockWeights(config) + 4 * config.vocabulary * config.hidden + 6 * rank * config.layers * widths;
+  return tokens * perToken + 3.5 * 4 * config.layers * config.heads * config.headDim * pairs;
+}
