@@ -9,6 +9,16 @@ export { reportHtml } from "./report/html.ts";
 export type { Report, ReportRank, ReportSample, ReportStep } from "./report/report.ts";
 export type { ChatMessage } from "./tokenizer/template.ts";
 export type { RankScore, TrainEvent } from "./train/events.ts";
+// bench
+export {
+  type BenchSettings,
+  benchGenerate,
+  benchOps,
+  benchTrain,
+  type GenerateBench,
+  type TrainBench,
+} from "./verbs/bench.ts";
+export type { OpBench } from "./verbs/bench-ops.ts";
 export { bundledBase, bundledData } from "./verbs/bundled.ts";
 export { type Diagnosis, doctor, type Finding } from "./verbs/doctor.ts";
 export { type Estimate, type EstimateOptions, estimate } from "./verbs/estimate.ts";

@@ -2,6 +2,7 @@
 // library's option of the same name; its flag and its YAML key are the same words with dashes.
 
 import { LINEAR_NAMES } from "../model/frozen-model.ts";
+import { SHAPE_NAMES } from "../model/named-shapes.ts";
 import { TRAIN_DEFAULTS } from "../verbs/train-options.ts";
 import {
   bytes,
@@ -118,6 +119,8 @@ export const OPTIONS = {
   keepCheckpoints: option(integer(), "checkpoints to keep", { default: D.keepCheckpoints }),
   resume: option(flag(), "continue the run in --output exactly where its last checkpoint is", { default: false }),
   allowChanged: option(flag(), "resume even if settings, data, base or instruction set differ", { default: false }),
+  shape: option(choice(SHAPE_NAMES), "model shape to measure, with random weights", { default: "tiny" }),
+  seconds: option(number("s"), "how long to measure, after a quarter of it to warm up", { default: 10 }),
   memory: option(bytes(), "memory that the run may take, base included", { defaultText: "what the device has" }),
   baseFormat: option(choice(["nf4", "fp4", "bf16", "f32"]), "format in which the base is held", {
     defaultText: "nf4, or as stored if it is 4-bit already",

@@ -57,4 +57,4 @@ export const NAMED_SHAPES = {
 } as const satisfies Record<string, ModelConfig>;
 
 export type ShapeName = keyof typeof NAMED_SHAPES;
-export const SHAPE_NAMES = Object.keys(NAMED_SHAPES) as ShapeName[];
+export const SHAPE_NAMES = Object.keys(NAMED_SHAPES) as [ShapeName, ...ShapeName[]];

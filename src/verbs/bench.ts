@@ -19,6 +19,8 @@ import { Engine } from "../serve/engine.ts";
 import { matrix } from "../tensor/tensor.ts";
 import { clipFactor, RowWindowedAdamW } from "../train/optimizer.ts";
 import { TrainingSession } from "../train/session.ts";
+import { type OpBench, benchOps as timeOps } from "./bench-ops.ts";
+import { medianSeconds } from "./bench-timing.ts";
 import { type DeviceSettings, openDevice } from "./open-device.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import { resolveTrainConfig, type TrainSettings } from "./train-options.ts";
@@ -89,6 +91,7 @@ const DEFAULTS = {
 export async function benchTrain(options: BenchSettings = {}): Promise<TrainBench> {
   const settings = checked(options);
   await using backend = await openDevice(settings);
+  needPeak(backend);
   const baseline = residentBytes();
   const model = randomModel(backend, settings);
   try {
@@ -107,7 +110,7 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
       const norm = await optimizer.gradientNorm(window);
       optimizer.step(window, 1e-4, clipFactor(norm, config.optimizer.maxGradNorm));
     };
-    const peak = peakOf(backend, model);
+    const peak = backend.measurePeak!(model.computeDtype);
     const seconds = await medianSeconds(step, settings.seconds);
     const lengths = Array.from({ length: settings.batch }, () => settings.seq);
     const flops = trainingFlops(model.config, { rank: settings.rank, targets: config.adapter.targets, lengths });
@@ -174,6 +177,16 @@ export async function benchGenerate(options: BenchSettings = {}): Promise<Genera
   }
 }
 
+/** NF4 products at 512 tokens (`batch`·`seq` if given), forward and backward. Throws CONFIG_INVALID. */
+export async function benchOps(options: BenchSettings = {}): Promise<OpBench[]> {
+  const settings = checked({ batch: 1, seq: 512, rankMax: 64, rank: 0, ...options });
+  await using backend = await openDevice(settings);
+  needPeak(backend);
+  const { batch, seq, rank, rankMax, compute, seconds } = settings;
+  const computeDtype = compute === "auto" ? backend.computeDtype : compute;
+  return await timeOps(backend, { tokens: batch * seq, rank, rankMax, computeDtype, seconds: seconds / 10 });
+}
+
 type Checked = Required<Omit<BenchSettings, keyof DeviceSettings | "memory">> &
   DeviceSettings &
   Pick<BenchSettings, "memory">;
@@ -220,22 +233,10 @@ function fullBatch(count: number, seq: number, vocabulary: number): Batch {
   return { ...batch, targets, supervised: targets.length };
 }
 
-async function medianSeconds(work: () => Promise<void>, seconds: number): Promise<number> {
-  const times: number[] = [];
-  const began = performance.now();
-  for (let spent = 0; times.length < 3 || spent < 1.25 * seconds; spent = (performance.now() - began) / 1000) {
-    const start = performance.now();
-    await work();
-    if (times.length > 0 || spent >= 0.25 * seconds) times.push((performance.now() - start) / 1000);
-    else if (spent === 0) continue;
-  }
-  return times.sort((a, b) => a - b)[times.length >> 1]!;
-}
-
-function peakOf(backend: Backend, model: FrozenModel): number {
+/** Throws CONFIG_INVALID for a backend without a peak of its own. */
+function needPeak(backend: Backend): void {
   if (!backend.measurePeak)
-    throwProblems("bench", [{ key: "backend", got: backend.name, expected: "one whose peak can be measured (cpu)" }]);
-  return backend.measurePeak!(model.computeDtype);
+    throwProblems("bench", [{ key: "backend", got: backend.name, expected: "one whose peak can be measured: cpu" }]);
 }
 
 const COPY_BYTES = 256 << 20;

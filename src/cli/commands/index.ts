@@ -1,6 +1,7 @@
 // Every command, in the order of --help.
 
 import type { CommandSpec } from "../command.ts";
+import { benchCommand } from "./bench.ts";
 import { chatCommand } from "./chat.ts";
 import { doctorCommand } from "./doctor.ts";
 import { estimateCommand } from "./estimate.ts";
@@ -24,4 +25,5 @@ export const COMMANDS = [
   estimateCommand,
   inspectCommand,
   doctorCommand,
+  benchCommand,
 ] as unknown as readonly CommandSpec[];
