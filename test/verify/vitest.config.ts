@@ -4,6 +4,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
+    globalSetup: ["test/temporary-folder.ts"],
     include: ["test/verify/**/*.test.ts"],
     pool: "forks",
     maxWorkers: 1,
