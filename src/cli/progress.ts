@@ -37,7 +37,7 @@ export class Progress {
       case "start":
         this.#steps = event.steps;
         this.line(
-          `${event.resumed ? `resuming at step ${event.step}` : "training"}: ${event.steps} steps, planned memory ${showBytes(event.planBytes)}`,
+          `${event.resumed ? `resuming at step ${event.step}` : "training"}: ${event.steps} steps, arena of a step ${showBytes(event.planBytes)}`,
         );
         break;
       case "step":

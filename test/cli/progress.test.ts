@@ -43,7 +43,7 @@ const step = (n: number, loss = 2): TrainEvent => ({
 describe("progress", () => {
   test("on a terminal: one line, redrawn at most ten times a second, never longer than the screen", () => {
     const { tell } = display(true, 60);
-    expect(tell(0, start)).toBe("training: 10 steps, planned memory 3.00 MiB\n");
+    expect(tell(0, start)).toBe("training: 10 steps, arena of a step 3.00 MiB\n");
     const drawn = tell(200, step(0));
     expect(drawn.startsWith("\r\u001b[2K")).toBe(true);
     expect(drawn).not.toContain("\n");
