@@ -8,4 +8,9 @@ export const VERIFY_CHECKS = [
     what: "exported slices give the same logits in peft and transformers",
     needs: "Python with torch, transformers, peft, safetensors and numpy (QDYLORA_PYTHON names the interpreter)",
   },
+  {
+    script: "verify:neon",
+    what: "the kernel library for 64-bit Arm obeys the contract on emulated CPUs, with and without bf16 products",
+    needs: "Debian's g++-aarch64-linux-gnu and qemu-user",
+  },
 ];

@@ -132,9 +132,13 @@ export const OPTIONS = {
     default: "cpu",
   }),
   threads: option(integer(), "CPU threads", { defaultText: "all cores" }),
-  isa: option(choice(["auto", "baseline", "avx2", "avx512", "avx512bf16"]), "instruction set of the CPU backend", {
-    default: "auto",
-  }),
+  isa: option(
+    choice(["auto", "baseline", "avx2", "avx512", "avx512bf16", "neon", "neonbf16"]),
+    "instruction set of the CPU backend",
+    {
+      default: "auto",
+    },
+  ),
 
   // Using an adapter
   rank: option(integer("b"), "rank to use, 1 to the adapter's largest; 0: the base alone", {

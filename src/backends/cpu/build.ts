@@ -11,18 +11,35 @@ import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { QdlError } from "../../errors.ts";
 
-/** Instruction sets, slowest first. "baseline" runs on every CPU of the architecture. */
-export const ISAS = ["baseline", "avx2", "avx512", "avx512bf16"] as const;
+/** Instruction sets; those of one architecture stand slowest first. */
+export const ISAS = ["baseline", "avx2", "avx512", "avx512bf16", "neon", "neonbf16"] as const;
 export type Isa = (typeof ISAS)[number];
+
+/** Those of an architecture of which more than the baseline is known. Its first one runs on every CPU of it. */
+const ISAS_OF: Readonly<Record<string, readonly Isa[]>> = {
+  x64: ["baseline", "avx2", "avx512", "avx512bf16"],
+  arm64: ["neon", "neonbf16"],
+};
+
+/** Whether products of bf16 activations take bf16 as it is. */
+export const hasBf16Products = (isa: Isa): boolean => isa === "avx512bf16" || isa === "neonbf16";
 
 const AVX2 = ["-mavx2", "-mfma"];
 const AVX512 = [...AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"];
-/** -m flags per instruction set; what a compiler does not know is left out. No -march: it would allow more than cpuid checks. */
+/** GCC's default for Arm, unlike for x86, moves loads up before registers are given out: sums of a tile would spill. */
+const NEON = ["-fno-schedule-insns"];
+
+/**
+ * -m flags per instruction set; what a compiler does not know is left out. No -march on x86: it would allow more than cpuid
+ * checks. On Arm bf16 is an extension of Armv8.2: a CPU that has it, has that.
+ */
 const MACHINE_FLAGS: Readonly<Record<Isa, readonly string[]>> = {
   baseline: [],
   avx2: AVX2,
   avx512: AVX512,
   avx512bf16: [...AVX512, "-mavx512bf16"],
+  neon: NEON,
+  neonbf16: [...NEON, "-march=armv8.2-a+bf16"],
 };
 
 /** No contraction to fma: exact ops must round where the contract says. Errno and traps are not looked at. */
@@ -67,7 +84,7 @@ export async function findOrBuildLibrary(): Promise<string> {
         details: { folders },
       },
     );
-  return compile(compiler, folder);
+  return compileLibrary(compiler, folder, process.arch);
 }
 
 function outputFolders(): string[] {
@@ -101,8 +118,9 @@ async function findCompiler(): Promise<string | null> {
   return null;
 }
 
-async function compile(compiler: string, folder: string): Promise<string> {
-  const isas = await acceptedBy(compiler);
+/** Compiles for an architecture (a name as of `process.arch`) with a compiler whose output is for it. Returns the file. */
+export async function compileLibrary(compiler: string, folder: string, arch: string): Promise<string> {
+  const isas = await acceptedBy(compiler, arch);
   const temporary = (name: string) => join(folder, `${name}.${process.pid}.tmp`);
   const units = [
     ...isas.map((isa) => ({ name: isa, source: "variant.cc", flags: [...MACHINE_FLAGS[isa], `-DQDL_ISA=${isa}`] })),
@@ -123,13 +141,13 @@ async function compile(compiler: string, folder: string): Promise<string> {
   }
 }
 
-/** The instruction sets of this architecture whose flags the compiler knows. */
-async function acceptedBy(compiler: string): Promise<Isa[]> {
-  if (process.arch !== "x64") return ["baseline"];
+/** The instruction sets of the architecture whose flags the compiler knows. */
+async function acceptedBy(compiler: string, arch: string): Promise<Isa[]> {
+  const isas = ISAS_OF[arch] ?? ["baseline"];
   const accepted = await Promise.all(
-    ISAS.map(async (isa) => (await tryRun(compiler, [...MACHINE_FLAGS[isa], "-x", "c++", "-E", "/dev/null"])) === null),
+    isas.map(async (isa) => (await tryRun(compiler, [...MACHINE_FLAGS[isa], "-x", "c++", "-E", "/dev/null"])) === null),
   );
-  return ISAS.filter((_, i) => accepted[i]);
+  return isas.filter((_, i) => accepted[i]);
 }
 
 async function compilerRun(compiler: string, args: readonly string[]): Promise<void> {

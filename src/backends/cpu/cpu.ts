@@ -8,7 +8,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import type { Backend, KernelTable } from "../backend.ts";
 import { BufferLedger, prepareOp, runOp, scratchBytesOf } from "../base.ts";
 import { addressOf, CpuBuffer } from "./buffer.ts";
-import { findOrBuildLibrary, type Isa } from "./build.ts";
+import { findOrBuildLibrary, hasBf16Products, type Isa } from "./build.ts";
 import { loadLibrary, type NativeLibrary } from "./ffi.ts";
 import { kernelTable } from "./kernels.ts";
 import { defaultThreads } from "./threads.ts";
@@ -25,7 +25,11 @@ const MOST_THREADS = 1024;
 
 /** Opens the backend. Throws BACKEND_UNAVAILABLE if there is no library, no such instruction set, or no such thread count. */
 export async function openCpu(options: CpuOptions = {}): Promise<CpuBackend> {
-  const library = await openLibrary();
+  return openCpuOf(await openLibrary(), options);
+}
+
+/** The same over a library that is loaded already. */
+export function openCpuOf(library: NativeLibrary, options: CpuOptions = {}): CpuBackend {
   const threads = options.threads ?? defaultThreads();
   if (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS)
     throw new QdlError(
@@ -95,7 +99,7 @@ export class CpuBackend implements Backend {
     this.#library = library;
     this.threads = threads;
     this.instructionSet = isa === "baseline" ? `baseline-${process.arch}` : isa;
-    this.computeDtype = isa === "avx512bf16" ? "bf16" : "f32";
+    this.computeDtype = hasBf16Products(isa) ? "bf16" : "f32";
     this.description = `${cpus()[0]?.model.trim() || process.arch}, ${this.instructionSet}, ${threads} thread${threads === 1 ? "" : "s"}`;
     this.#context = library.open(variantsOf(library).indexOf(isa), threads);
     if (this.#context === 0)
@@ -103,7 +107,7 @@ export class CpuBackend implements Backend {
     this.kernels = kernelTable(
       (name, write, scratch) => this.#call(name, write, scratch),
       (name, write, scratch) => this.#prepare(name, write, scratch),
-      isa === "avx512bf16",
+      hasBf16Products(isa),
     );
     for (const name of Object.keys(this.kernels) as OpName[]) this.#opNumbers.set(name, library.op(name));
   }

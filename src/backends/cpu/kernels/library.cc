@@ -6,7 +6,10 @@
 
 #include "pool.h"
 #if defined(__linux__)
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #define QDL_EXPORT extern "C" __attribute__((visibility("default")))
@@ -18,7 +21,9 @@ namespace qdl {
   extern const Kernel KERNELS[];     \
   extern double (*const PEAK)(Context&, DType, double); \
   }
+#ifdef QDL_WITH_BASELINE
 QDL_VARIANT(baseline)
+#endif
 #ifdef QDL_WITH_AVX2
 QDL_VARIANT(avx2)
 #endif
@@ -27,6 +32,27 @@ QDL_VARIANT(avx512)
 #endif
 #ifdef QDL_WITH_AVX512BF16
 QDL_VARIANT(avx512bf16)
+#endif
+#ifdef QDL_WITH_NEON
+QDL_VARIANT(neon)
+#endif
+#ifdef QDL_WITH_NEONBF16
+QDL_VARIANT(neonbf16)
+#endif
+
+#ifdef QDL_WITH_NEONBF16
+static bool hasArmBf16() {
+#if defined(__linux__)
+  constexpr unsigned long BF16_BIT = 1ul << 14;  // HWCAP2_BF16, which older headers lack
+  return (getauxval(AT_HWCAP2) & BF16_BIT) != 0;
+#elif defined(__APPLE__)
+  int has = 0;
+  size_t bytes = sizeof has;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &bytes, nullptr, 0) == 0 && has != 0;
+#else
+  return false;
+#endif
+}
 #endif
 
 struct Variant {
@@ -38,7 +64,9 @@ struct Variant {
 
 // In rising order of speed. The checks include the operating system's support for the registers.
 static const Variant VARIANTS[] = {
+#ifdef QDL_WITH_BASELINE
     {"baseline", baseline::KERNELS, baseline::PEAK, [] { return true; }},
+#endif
 #ifdef QDL_WITH_AVX2
     {"avx2", avx2::KERNELS, avx2::PEAK, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
@@ -56,6 +84,12 @@ static const Variant VARIANTS[] = {
               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16");
      }},
+#endif
+#ifdef QDL_WITH_NEON
+    {"neon", neon::KERNELS, neon::PEAK, [] { return true; }},
+#endif
+#ifdef QDL_WITH_NEONBF16
+    {"neonbf16", neonbf16::KERNELS, neonbf16::PEAK, hasArmBf16},
 #endif
 };
 constexpr int VARIANT_COUNT = sizeof VARIANTS / sizeof *VARIANTS;

@@ -1,25 +1,43 @@
 // Panels: the right operand of a product, `width` columns by `depth` steps, laid out in the order in which a register tile
 // reads it. A panel is made of 32-bit words: one f32, or two bf16 of neighbouring steps (what a bf16 dot product eats).
 //   word [step][column];  step = one k (f32) or two (bf16; an odd last one is paired with zero)
-// Columns beyond the matrix are zero.
+// Columns beyond the matrix are zero. A compute that takes two words of a column at once (STEP) has them side by side: see
+// zipSteps.
 #pragma once
 #include "decode.h"
 
 namespace qdl {
 namespace QDL_ISA {
 
-/** How products are computed: f32 fused multiply–adds. */
+// How products are computed. PAIR: elements of E in a word of a panel. STEP: elements of depth that a register tile takes at
+// once. SUM_ROWS: rows of a tile whose sums share registers.
+
+/** f32 fused multiply–adds. */
 struct ComputeF32 {
   typedef float E;
-  static constexpr int PAIR = 1;
+  static constexpr int PAIR = 1, STEP = 1, SUM_ROWS = 1;
 };
 #if defined(__AVX512BF16__)
 #define QDL_HAS_BF16_DOT 1
 /** bf16 pairs, accumulated in f32 by vdpbf16ps. */
 struct ComputeBf16 {
   typedef uint16_t E;
-  static constexpr int PAIR = 2;
+  static constexpr int PAIR = 2, STEP = 2, SUM_ROWS = 1;
 };
+/** sums + a·b over 2·LANES values, neighbours in one lane. */
+QDL_INLINE vf addDot(vf sums, const uint16_t* a, const uint16_t* b) {
+  return (vf)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_loadu_si512(a), (__m512bh)_mm512_loadu_si512(b));
+}
+#elif QDL_ARM_BF16
+#define QDL_HAS_BF16_DOT 1
+/** 2 rows × 4 steps times 4 steps × 2 columns of bf16, accumulated in f32 by bfmmla. */
+struct ComputeBf16 {
+  typedef uint16_t E;
+  static constexpr int PAIR = 2, STEP = 4, SUM_ROWS = 2;
+};
+QDL_INLINE vf addDot(vf sums, const uint16_t* a, const uint16_t* b) {
+  return (vf)vbfdotq_f32((float32x4_t)sums, load<bfloat16x8_t>(a), load<bfloat16x8_t>(b));
+}
 #else
 #define QDL_HAS_BF16_DOT 0
 #endif
@@ -88,9 +106,36 @@ QDL_INLINE void transposeTile(const uint32_t* in, int64_t pitchIn, uint32_t* out
     _mm256_storeu_ps(reinterpret_cast<float*>(out + j * pitch), _mm256_permute2f128_ps(r[j], r[j + 4], 0x20));
     _mm256_storeu_ps(reinterpret_cast<float*>(out + (j + 4) * pitch), _mm256_permute2f128_ps(r[j], r[j + 4], 0x31));
   }
+#elif defined(__aarch64__)
+  uint32x4_t r[4];
+  for (int i = 0; i < 4; i++) r[i] = vld1q_u32(in + i * pitchIn);
+  for (int j = 0; j < 2; j++) {
+    const uint64x2_t above = vreinterpretq_u64_u32(j == 0 ? vtrn1q_u32(r[0], r[1]) : vtrn2q_u32(r[0], r[1]));
+    const uint64x2_t under = vreinterpretq_u64_u32(j == 0 ? vtrn1q_u32(r[2], r[3]) : vtrn2q_u32(r[2], r[3]));
+    vst1q_u32(out + j * pitch, vreinterpretq_u32_u64(vzip1q_u64(above, under)));
+    vst1q_u32(out + (j + 2) * pitch, vreinterpretq_u32_u64(vzip2q_u64(above, under)));
+  }
 #else
   for (int j = 0; j < LANES; j++)
     for (int r = 0; r < LANES; r++) out[j * pitch + r] = in[r * pitchIn + j];
+#endif
+}
+
+/**
+ * Puts the words of every two neighbouring steps of a packed panel side by side, in place: of each vector of columns, the
+ * first half then lies in the even step and the second half in the odd one. An odd last step stays as it is.
+ */
+template <class C>
+QDL_INLINE void zipSteps(uint32_t* panel, int depth, int width) {
+  (void)panel, (void)depth, (void)width;
+#if QDL_ARM_BF16
+  if constexpr (C::STEP == 2 * C::PAIR)
+    for (int64_t step = 0; step + 2 <= steps(depth, C::PAIR); step += 2, panel += 2 * width)
+      for (int j = 0; j < width; j += LANES) {
+        const uint32x4_t even = vld1q_u32(panel + j), odd = vld1q_u32(panel + width + j);
+        vst1q_u32(panel + j, vzip1q_u32(even, odd));
+        vst1q_u32(panel + width + j, vzip2q_u32(even, odd));
+      }
 #endif
 }
 
@@ -123,6 +168,7 @@ static void packRows(const Source& s, int64_t from, int depth, int64_t col, int6
         for (int r = 0; r < LANES; r++) panel[static_cast<int64_t>(w) * width + r] = staging[r * PACK_WORDS + w];
     }
   }
+  zipSteps<C>(out, depth, width);
 }
 
 /** A panel whose step k is row from+k of `s`, columns col… (dX = dY·W: the depth runs down the columns of W). */
@@ -135,6 +181,7 @@ static void packCols(const Source& s, int64_t from, int depth, int64_t col, int6
       for (int j = n; j < width; j++) out[j] = 0;
     }
   } else {
+    uint32_t* const panel = out;
     alignas(64) uint16_t even[TILE_VECTORS * LANES] = {}, odd[TILE_VECTORS * LANES] = {};
     for (int k = 0; k < depth; k += 2, out += width) {
       run(s, from + k, col, n, even);
@@ -147,6 +194,7 @@ static void packCols(const Source& s, int64_t from, int depth, int64_t col, int6
         store(out + j, low | high << 16);
       }
     }
+    zipSteps<C>(panel, depth, width);
   }
 }
 

@@ -16,13 +16,13 @@ QDL_INLINE double secondsNow() {
 template <class C>
 static __attribute__((noinline)) float registerLoop(int64_t rounds) {
   constexpr int ROWS = 4;
-  alignas(64) uint32_t panel[TILE_COLS] = {};
-  typename C::E left[ROWS * C::PAIR] = {};
+  alignas(64) uint32_t panel[TILE_COLS * C::STEP / C::PAIR] = {};
+  typename C::E left[ROWS * C::STEP] = {};
   vf sums[ROWS][TILE_VECTORS] = {};
   for (int64_t round = 0; round < rounds; round++) {
     asm volatile("" ::: "memory");
-    step<ROWS, TILE_VECTORS>(C{}, sums, left, C::PAIR, panel);
-    for (int again = 0; again < 7; again++) step<ROWS, TILE_VECTORS>(C{}, sums, left, C::PAIR, panel);
+    step<ROWS, TILE_VECTORS>(C{}, sums, left, C::STEP, panel);
+    for (int again = 0; again < 7; again++) step<ROWS, TILE_VECTORS>(C{}, sums, left, C::STEP, panel);
   }
   float total = 0;
   for (auto& row : sums)
@@ -36,7 +36,7 @@ static double peak(Context& context, DType dtype, double seconds) {
   withCompute(dtype, [&](auto compute) {
     typedef decltype(compute) C;
     constexpr int64_t ROUNDS = 20000;
-    constexpr double FLOPS = 2.0 * 4 * TILE_COLS * C::PAIR * 8 * ROUNDS;
+    constexpr double FLOPS = 2.0 * 4 * TILE_COLS * C::STEP * 8 * ROUNDS;
     auto item = [&](int64_t, int) {
       volatile float sink = registerLoop<C>(ROUNDS);
       (void)sink;

@@ -16,12 +16,10 @@ QDL_INLINE float dot(ComputeF32, const float* a, const float* b, int64_t n) {
 }
 #if QDL_HAS_BF16_DOT
 QDL_INLINE float dot(ComputeBf16, const uint16_t* a, const uint16_t* b, int64_t n) {
-  __m512 sums[4] = {};
+  vf sums[4] = {};
   for (int64_t i = 0; i < n; i += 8 * LANES)
-    for (int j = 0; j < 4; j++)
-      sums[j] = _mm512_dpbf16_ps(sums[j], (__m512bh)_mm512_loadu_si512(a + i + j * 2 * LANES),
-                                 (__m512bh)_mm512_loadu_si512(b + i + j * 2 * LANES));
-  return sum((vf)((sums[0] + sums[1]) + (sums[2] + sums[3])));
+    for (int j = 0; j < 4; j++) sums[j] = addDot(sums[j], a + i + j * 2 * LANES, b + i + j * 2 * LANES);
+  return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 #endif
 

@@ -17,6 +17,12 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define QDL_ARM_BF16 1
+#else
+#define QDL_ARM_BF16 0
+#endif
+
 #define QDL_INLINE static inline __attribute__((always_inline))
 #define QDL_INLINE_MEMBER inline __attribute__((always_inline))
 
@@ -82,6 +88,10 @@ QDL_INLINE float folded(vf v, Fold fold) {
   __m128 x = fold(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
   x = fold(x, _mm_movehl_ps(x, x));
   return fold(x, _mm_shuffle_ps(x, x, 1))[0];
+#elif defined(__aarch64__)
+  typedef float Half __attribute__((vector_size(8)));
+  const Half half = fold((Half)vget_low_f32((float32x4_t)v), (Half)vget_high_f32((float32x4_t)v));
+  return fold(half[0], half[1]);
 #else
   float lanes[LANES];
   store(lanes, v);
@@ -152,10 +162,12 @@ QDL_INLINE vh narrow(vf value) {
 #endif
 }
 
-/** The same for results of arithmetic: the CPU's own instruction where it has one, which flushes subnormals to zero. */
+/** The same for results of arithmetic: the CPU's own instruction where it has one, which may flush subnormals to zero. */
 QDL_INLINE vh rounded(vf value) {
 #if defined(__AVX512BF16__)
   return (vh)_mm512_cvtneps_pbh((__m512)value);
+#elif QDL_ARM_BF16
+  return (vh)vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)value));
 #else
   return narrow(value);
 #endif

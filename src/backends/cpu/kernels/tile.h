@@ -30,15 +30,16 @@ QDL_INLINE void step(ComputeF32, vf (&sums)[MR][NV], const float* left, int64_t 
   }
 }
 
-#if QDL_HAS_BF16_DOT
+#if defined(__AVX512BF16__)
+/** `count`: elements of depth, 1 where only half a pair is left. */
 template <int MR, int NV>
-QDL_INLINE void step(ComputeBf16, vf (&sums)[MR][NV], const uint16_t* left, int64_t pitch, const uint32_t* panel, bool pair = true) {
+QDL_INLINE void step(ComputeBf16, vf (&sums)[MR][NV], const uint16_t* left, int64_t pitch, const uint32_t* panel, int64_t count = 2) {
   __m512bh right[NV];
   for (int j = 0; j < NV; j++) right[j] = (__m512bh)_mm512_loadu_si512(panel + j * LANES);
 #pragma GCC unroll 8
   for (int i = 0; i < MR; i++) {
     uint32_t word = left[i * pitch];
-    if (pair) memcpy(&word, left + i * pitch, 4);
+    if (count == 2) memcpy(&word, left + i * pitch, 4);
     const __m512bh x = (__m512bh)_mm512_set1_epi32(static_cast<int>(word));
 #pragma GCC unroll 4
     for (int j = 0; j < NV; j++) sums[i][j] = (vf)_mm512_dpbf16_ps((__m512)sums[i][j], x, right[j]);
@@ -46,23 +47,93 @@ QDL_INLINE void step(ComputeBf16, vf (&sums)[MR][NV], const uint16_t* left, int6
 }
 #endif
 
+#if QDL_ARM_BF16
+constexpr int sumRows(int rows) { return (rows + 1) / 2 * 2; }
+
+/**
+ * Between whole rows (row 2p, row 2p+1) and what bfmmla adds to: the first two columns of both rows of a vector, then the
+ * last two. The same exchange leads back.
+ */
+template <int ROWS, int NV>
+QDL_INLINE void pairRows(vf (&sums)[ROWS][NV]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; i += 2)
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; j++) {
+      const float64x2_t a = (float64x2_t)sums[i][j], b = (float64x2_t)sums[i + 1][j];
+      sums[i][j] = (vf)vzip1q_f64(a, b);
+      sums[i + 1][j] = (vf)vzip2q_f64(a, b);
+    }
+}
+
+/** `count` (at most 4) values of two rows, or of one and zeros. */
+QDL_INLINE bfloat16x8_t twoRows(const uint16_t* left, int64_t pitch, bool both, int64_t count) {
+  uint16_t rest[2][4] = {};
+  const uint16_t* first = left;
+  const uint16_t* second = both ? left + pitch : rest[1];
+  if (count < 4) {
+    for (int64_t k = 0; k < count; k++) rest[0][k] = left[k];
+    for (int64_t k = 0; k < count && both; k++) rest[1][k] = left[pitch + k];
+    first = rest[0], second = rest[1];
+  }
+  return vreinterpretq_bf16_u16(vcombine_u16(vld1_u16(first), both ? vld1_u16(second) : vdup_n_u16(0)));
+}
+
+/** `count`: elements of depth, fewer than 4 at the end. */
+template <int MR, int NV>
+QDL_INLINE void step(ComputeBf16, vf (&sums)[sumRows(MR)][NV], const uint16_t* left, int64_t pitch, const uint32_t* panel,
+                     int64_t count = 4) {
+  bfloat16x8_t x[sumRows(MR) / 2];
+#pragma GCC unroll 4
+  for (int i = 0; i < MR; i += 2) x[i / 2] = twoRows(left + i * pitch, pitch, i + 1 < MR, count);
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; j++) {
+    uint32x4_t low = vld1q_u32(panel + j * LANES), high;
+    if (count > 2) {
+      high = vld1q_u32(panel + (NV + j) * LANES);
+    } else {
+      // The one step that zipSteps left alone.
+      high = vzip2q_u32(low, vdupq_n_u32(0));
+      low = vzip1q_u32(low, vdupq_n_u32(0));
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; i += 2) {
+      sums[i][j] = (vf)vbfmmlaq_f32((float32x4_t)sums[i][j], x[i / 2], vreinterpretq_bf16_u32(low));
+      sums[i + 1][j] = (vf)vbfmmlaq_f32((float32x4_t)sums[i + 1][j], x[i / 2], vreinterpretq_bf16_u32(high));
+    }
+  }
+}
+#endif
+
 /** sums[MR][NV·LANES] (=|+=) Σ over pieces of left · panel. */
 template <class C, int MR, int NV>
 static __attribute__((noinline)) void tile(const Piece<C>* pieces, int count, float* out, int64_t pitchOut, bool accumulate) {
-  vf sums[MR][NV];
-  for (int i = 0; i < MR; i++)
-    for (int j = 0; j < NV; j++) sums[i][j] = accumulate ? load<vf>(out + i * pitchOut + j * LANES) : vf{};
+  constexpr int ROWS = (MR + C::SUM_ROWS - 1) / C::SUM_ROWS * C::SUM_ROWS;
+  vf sums[ROWS][NV];
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; j++) sums[i][j] = accumulate && i < MR ? load<vf>(out + i * pitchOut + j * LANES) : vf{};
+#if QDL_ARM_BF16
+  if constexpr (C::SUM_ROWS == 2) pairRows(sums);
+#endif
   for (int p = 0; p < count; p++) {
     const typename C::E* left = pieces[p].left;
     const int64_t pitch = pieces[p].pitch;
     const uint32_t* panel = pieces[p].panel;
-    const int64_t whole = pieces[p].depth / C::PAIR;
-    for (int64_t k = 0; k < whole; k++, left += C::PAIR, panel += NV * LANES) step<MR, NV>(C{}, sums, left, pitch, panel);
-    // An odd depth ends in half a pair: reading a whole one would pass the end of the row.
-    if constexpr (C::PAIR == 2)
-      if (pieces[p].depth % 2) step<MR, NV>(C{}, sums, left, pitch, panel, false);
+    const int64_t whole = pieces[p].depth / C::STEP;
+    constexpr int WORDS = C::STEP / C::PAIR * NV * LANES;
+    for (int64_t k = 0; k < whole; k++, left += C::STEP, panel += WORDS) step<MR, NV>(C{}, sums, left, pitch, panel);
+    // The depth may end in part of a step: reading a whole one would pass the end of the row.
+    if constexpr (C::STEP > 1)
+      if (const int64_t rest = pieces[p].depth % C::STEP) step<MR, NV>(C{}, sums, left, pitch, panel, rest);
   }
+#if QDL_ARM_BF16
+  if constexpr (C::SUM_ROWS == 2) pairRows(sums);
+#endif
+#pragma GCC unroll 8
   for (int i = 0; i < MR; i++)
+#pragma GCC unroll 4
     for (int j = 0; j < NV; j++) store(out + i * pitchOut + j * LANES, sums[i][j]);
 }
 
