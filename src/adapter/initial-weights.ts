@@ -6,18 +6,25 @@ import { randomStream } from "../random/philox.ts";
 import type { AdapterConfig } from "./config.ts";
 import { adapterLayout } from "./parameters.ts";
 
-/** By tensor name, f32 [R, cols] row-major. */
-export function initialWeights(model: ModelConfig, config: AdapterConfig, seed: number): Map<string, Float32Array> {
-  return new Map(
-    adapterLayout(model, config).map(({ name, side, cols }) => {
-      const values = new Float32Array(config.rankMax * cols);
-      if (side === "A") {
-        const stream = randomStream(seed, `adapter/${name}`);
-        const bound = 1 / Math.sqrt(cols);
-        for (let i = 0; i < values.length; i++)
-          values[i] = (2 * stream.uniform(i % cols, Math.floor(i / cols)) - 1) * bound;
-      }
-      return [name, values];
-    }),
-  );
+/**
+ * By tensor name, f32 [R, cols] row-major: one tensor after the other in the same memory, so that only the largest is ever
+ * on the host. Values last until the next is asked for.
+ */
+export function* initialWeights(
+  model: ModelConfig,
+  config: AdapterConfig,
+  seed: number,
+): Generator<readonly [string, Float32Array]> {
+  const layout = adapterLayout(model, config);
+  const memory = new Float32Array(config.rankMax * Math.max(0, ...layout.map(({ cols }) => cols)));
+  for (const { name, side, cols } of layout) {
+    const values = memory.subarray(0, config.rankMax * cols).fill(0);
+    if (side === "A") {
+      const stream = randomStream(seed, `adapter/${name}`);
+      const bound = 1 / Math.sqrt(cols);
+      for (let i = 0; i < values.length; i++)
+        values[i] = (2 * stream.uniform(i % cols, Math.floor(i / cols)) - 1) * bound;
+    }
+    yield [name, values];
+  }
 }

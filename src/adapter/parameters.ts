@@ -7,7 +7,7 @@ import type { AdapterParameters, LinearAdapter } from "../model/adapter-paramete
 import type { ModelConfig } from "../model/config.ts";
 import { LINEAR_NAMES, type LinearName, linearShapes } from "../model/frozen-model.ts";
 import { Parameter } from "../model/graph.ts";
-import { BYTES_PER_ELEMENT, type DType, toBf16 } from "../tensor/dtype.ts";
+import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
 import { type DeviceBuffer, matrix, type Tensor } from "../tensor/tensor.ts";
 import type { AdapterConfig } from "./config.ts";
 
@@ -110,14 +110,15 @@ export class Adapter implements AdapterParameters, Disposable {
   }
 
   /** Replaces the weights (and their compute copies): by tensor name, f32 [R, cols] row-major. */
-  load(weights: ReadonlyMap<string, Float32Array>): void {
-    for (const tensor of this.tensors) this.setWeights(tensor, weights.get(tensor.name)!);
+  load(weights: Iterable<readonly [string, Float32Array]>): void {
+    const byName = new Map(this.tensors.map((tensor) => [tensor.name, tensor]));
+    for (const [name, values] of weights) this.setWeights(byName.get(name)!, values);
   }
 
   /** Replaces one tensor's weights and its compute copy: f32 [R, cols] row-major. */
   setWeights(tensor: AdapterTensor, values: Float32Array): void {
     this.#upload(tensor.master, values);
-    if (tensor.copy) this.#upload(tensor.copy, Uint16Array.from(values, toBf16));
+    if (tensor.copy) this.#backend.run("cast", { x: tensor.master, y: tensor.copy });
   }
 
   /** The weights on the host. */
@@ -130,7 +131,7 @@ export class Adapter implements AdapterParameters, Disposable {
   /** f32 values of one of this adapter's tensors. */
   async download(tensor: Tensor): Promise<Float32Array> {
     const bytes = await this.#backend.read(tensor.buffer, tensor.offset, tensor.rows * tensor.cols * 4);
-    return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4).slice();
+    return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
   }
 
   /** Writes f32 values into one of this adapter's tensors. */

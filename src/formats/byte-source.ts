@@ -6,8 +6,11 @@ export interface ByteSource {
   /** For messages: a path or URL as the user knows it. */
   readonly name: string;
   readonly size: number;
-  /** Exactly `length` bytes from `offset`. Throws FILE_UNREADABLE if the source is shorter than it said. */
-  read(offset: number, length: number): Promise<Uint8Array>;
+  /**
+   * Exactly `length` bytes from `offset`. They may be put into `into` (at least that long) instead of new memory, and then
+   * last until the caller uses it again. Throws FILE_UNREADABLE if the source is shorter than it said.
+   */
+  read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   close(): Promise<void>;
 }
 

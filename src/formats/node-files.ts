@@ -166,9 +166,9 @@ function fileSource(file: FileHandle, name: string, size: number): ByteSource {
   return {
     name,
     size,
-    read: async (offset, length) => {
+    read: async (offset, length, into) => {
       checkRange(name, size, offset, length);
-      const bytes = new Uint8Array(length);
+      const bytes = into?.subarray(0, length) ?? new Uint8Array(length);
       for (let done = 0; done < length; ) {
         const { bytesRead } = await file
           .read(bytes, done, Math.min(length - done, READ_CHUNK), offset + done)

@@ -14,8 +14,8 @@ export interface StoredTensor {
   readonly dtype: StoredDType;
   readonly shape: readonly number[];
   readonly bytes: number;
-  /** Raw little-endian bytes offset..offset+length−1 of the tensor; all of it by default. */
-  read(offset?: number, length?: number): Promise<Uint8Array>;
+  /** Raw little-endian bytes offset..offset+length−1 of the tensor; all of it by default. `into`: as `ByteSource.read`. */
+  read(offset?: number, length?: number, into?: Uint8Array): Promise<Uint8Array>;
 }
 
 export interface SafetensorsFile {
@@ -58,13 +58,13 @@ function storedTensor(source: ByteSource, entry: HeaderEntry): StoredTensor {
     dtype,
     shape,
     bytes,
-    read: async (offset = 0, length = bytes - offset) => {
+    read: async (offset = 0, length = bytes - offset, into) => {
       if (offset < 0 || length < 0 || offset + length > bytes)
         throw new QdlError(
           "OP_ARGUMENT",
           `${name}: bytes ${offset}..${offset + length} were asked for, it has ${bytes}`,
         );
-      return source.read(begin + offset, length);
+      return source.read(begin + offset, length, into);
     },
   };
 }

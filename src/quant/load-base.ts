@@ -23,10 +23,12 @@ import {
   type WeightStorage,
 } from "./base-layout.ts";
 import { type BaseTensors, findBaseTensors, type StoredLinear } from "./base-tensors.ts";
+import { ChunkReader } from "./chunks.ts";
 import { embeddingDtypeOf, isFourBit } from "./estimate-base.ts";
 import { checkQuantizationConfig } from "./quantization-config.ts";
-import { type FourBitTarget, Quantizer, settle } from "./quantizer.ts";
-import { uploadBytes, uploadFloats } from "./upload.ts";
+import { type FourBitTarget, Quantizer } from "./quantizer.ts";
+import { settle } from "./staging.ts";
+import { Uploader } from "./upload.ts";
 
 export interface LoadProgress {
   /** The tensor just done. */
@@ -46,18 +48,21 @@ export interface LoadBaseOptions {
   readonly doubleQuant?: boolean | undefined;
   /** Dtype of activations, norms and biases. Default: the backend's. */
   readonly computeDtype?: "bf16" | "f32" | undefined;
-  /** What the loader cannot know: name, revision and hashes. */
-  readonly identity: Pick<BaseIdentity, "name" | "revision" | "sha256" | "templateSha256">;
+  /** What the loader cannot know: name, revision and hashes. A promise is awaited when all weights are loaded. */
+  readonly identity: GivenIdentity | Promise<GivenIdentity>;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
+
+export type GivenIdentity = Pick<BaseIdentity, "name" | "revision" | "sha256" | "templateSha256">;
 
 /**
  * Loads the base. The caller owns the result and disposes it; the checkpoint stays open and is the caller's.
  * Throws TENSOR_MISSING, TENSOR_SHAPE, TENSOR_DTYPE, TENSOR_NONFINITE, QUANT_STATE_INVALID, MODEL_UNSUPPORTED (another
- * quantisation), CONFIG_INVALID (`format` against a checkpoint that is 4-bit already), MEMORY_EXCEEDED, SAFETENSORS_INVALID.
+ * quantisation), CONFIG_INVALID (`format` against a checkpoint that is 4-bit already), MEMORY_EXCEEDED, SAFETENSORS_INVALID,
+ * and what `identity` is rejected with.
  */
 export async function loadBase(options: LoadBaseOptions): Promise<FrozenModel> {
-  const { checkpoint, config, backend, identity } = options;
+  const { checkpoint, config, backend } = options;
   checkQuantizationConfig(checkpoint);
   const tensors = await findBaseTensors(checkpoint, config);
   const format = chooseFormat(checkpoint, tensors, options.format);
@@ -66,6 +71,7 @@ export async function loadBase(options: LoadBaseOptions): Promise<FrozenModel> {
   const buffer = backend.alloc(plan.layout.bytes, `frozen base (${format})`);
   try {
     const offsets = await new Loader(backend, buffer, plan, options.onProgress).load(tensors);
+    const identity = await options.identity;
     return {
       config,
       identity: { ...identity, format, blockSize: QUANT_BLOCK, doubleQuant: plan.maps.length > 0 },
@@ -153,6 +159,7 @@ class Loader {
   readonly #buffer: DeviceBuffer;
   readonly #plan: Plan;
   readonly #onProgress: ((progress: LoadProgress) => void) | undefined;
+  readonly #uploader: Uploader;
   readonly #quantizer: Quantizer;
   /** f32 per linear, 64 bytes apart: offsets of double quantisation, read back in one go. */
   readonly #offsets: DeviceBuffer;
@@ -164,7 +171,9 @@ class Loader {
     this.#buffer = buffer;
     this.#plan = plan;
     this.#onProgress = onProgress;
-    this.#quantizer = new Quantizer(backend);
+    const reader = new ChunkReader();
+    this.#uploader = new Uploader(backend, reader);
+    this.#quantizer = new Quantizer(backend, reader);
     this.#offsets = backend.alloc(plan.layout.layers.length * LINEAR_NAMES.length * OFFSET_STEP, "scale offsets");
   }
 
@@ -187,13 +196,14 @@ class Loader {
       await settle(this.#backend, this.#buffer);
       return await this.#readOffsets(tensors);
     } finally {
+      this.#uploader.dispose();
       this.#quantizer.dispose();
       this.#offsets.dispose();
     }
   }
 
   async #floats(tensor: StoredTensor, slot: Slot): Promise<void> {
-    await uploadFloats(this.#backend, tensor, this.#at(slot), slot.dtype as "bf16" | "f32");
+    await this.#uploader.floats(tensor, this.#at(slot), slot.dtype as "bf16" | "f32");
     this.#report(tensor.name, tensor.bytes);
   }
 
@@ -217,7 +227,7 @@ class Loader {
     if (scales.kind === "double" && slots.scales.kind === "double")
       pairs.push([scales.codes, slots.scales.codes], [scales.absmax2, slots.scales.absmax2]);
     for (const [tensor, slot] of pairs) {
-      await uploadBytes(this.#backend, tensor, this.#at(slot));
+      await this.#uploader.bytes(tensor, this.#at(slot));
       this.#report(tensor.name, tensor.bytes);
     }
   }

@@ -25,10 +25,11 @@ import type { DeviceBuffer } from "../tensor/tensor.ts";
 import { type Slot, Space, takeWeight, tensorAt } from "./base-layout.ts";
 import { type BaseTensors, findBaseTensors, type StoredLinear } from "./base-tensors.ts";
 import { codeBookBytes, encodeState, QUANT_STATE, type StateToWrite, stateLength } from "./bitsandbytes.ts";
+import { CHUNK_BYTES } from "./chunks.ts";
 import type { LoadProgress } from "./load-base.ts";
 import { checkQuantizationConfig, quantizationConfig } from "./quantization-config.ts";
 import { type FourBitTarget, Quantizer } from "./quantizer.ts";
-import { requireFinite, UPLOAD_CHUNK } from "./upload.ts";
+import { requireFinite } from "./upload.ts";
 
 export interface QuantizeOptions {
   readonly checkpoint: Checkpoint;
@@ -231,8 +232,8 @@ class LinearWriter {
   dense({ name, tensor, dtype }: DenseTensor): TensorToWrite {
     const stored = tensor.dtype as FloatDType;
     const content = async function* (this: LinearWriter) {
-      for (let at = 0; at < tensor.bytes; at += UPLOAD_CHUNK) {
-        const bytes = await tensor.read(at, Math.min(UPLOAD_CHUNK, tensor.bytes - at));
+      for (let at = 0; at < tensor.bytes; at += CHUNK_BYTES) {
+        const bytes = await tensor.read(at, Math.min(CHUNK_BYTES, tensor.bytes - at));
         requireFinite(tensor, stored, bytes, (at * 8) / DTYPE_BITS[stored]);
         yield dtype === stored ? bytes : bytesOf(toBf16Words(stored, bytes));
       }

@@ -1,14 +1,20 @@
-// Dense stored weight → 4-bit weight, on the device: upload to staging, then the ops quantize4bit and quantizeScales.
-// Staging is as large as the largest weight so far, reused from weight to weight, and freed by `dispose`.
+// Dense stored weight → 4-bit weight, on the device and chunk by chunk: upload to staging, then the op quantize4bit, whose
+// blocks run on across rows; at the end quantizeScales over the whole weight's scales. A block's scale is its largest
+// magnitude, so it is NaN or infinite exactly if one of its weights is: scales are looked at instead of weights.
 
 import type { Backend } from "../backends/backend.ts";
-import type { FloatDType } from "../formats/float-convert.ts";
+import { type FloatDType, firstNonFinite, toF32 } from "../formats/float-convert.ts";
+import { bytesOf, type StoredTensor } from "../formats/safetensors.ts";
+import { DTYPE_BITS } from "../formats/safetensors-header.ts";
 import type { FourBitFormat } from "../ops/code-books.ts";
 import { QUANT_BLOCK } from "../ops/frozen-weight.ts";
 import type { ArgsOf, OpName } from "../ops/index.ts";
-import { type DeviceBuffer, matrix, type Tensor } from "../tensor/tensor.ts";
+import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
+import { matrix, type Tensor } from "../tensor/tensor.ts";
 import type { StoredLinear } from "./base-tensors.ts";
-import { uploadFloats } from "./upload.ts";
+import { type Chunk, ChunkReader } from "./chunks.ts";
+import { Staging } from "./staging.ts";
+import { requireFinite } from "./upload.ts";
 
 /** Where the parts of a 4-bit weight go. */
 export interface FourBitTarget {
@@ -28,34 +34,51 @@ export interface FourBitTarget {
 
 export class Quantizer {
   readonly #backend: Backend;
-  readonly #weight: Staging;
+  readonly #reader: ChunkReader;
+  readonly #values: Staging;
   readonly #absmax: Staging;
   readonly #scratch: Staging;
 
-  constructor(backend: Backend) {
+  constructor(backend: Backend, reader = new ChunkReader()) {
     this.#backend = backend;
-    this.#weight = new Staging(backend, "staging of a weight");
+    this.#reader = reader;
+    this.#values = new Staging(backend, "staging of weights");
     this.#absmax = new Staging(backend, "staging of block scales");
     this.#scratch = new Staging(backend, "scratch of quantisation");
   }
 
   /** Enqueues the quantisation of one linear's dense weight. Throws TENSOR_NONFINITE, MEMORY_EXCEEDED. */
-  async quantize({ rows, cols, weight }: StoredLinear, target: FourBitTarget): Promise<void> {
+  async quantize({ rows, cols, weight }: StoredLinear, { format, codes, scales }: FourBitTarget): Promise<void> {
     if (weight.kind !== "dense") throw new TypeError("the weight is already 4-bit");
-    const dtype = (weight.tensor.dtype as FloatDType) === "BF16" ? "bf16" : "f32";
-    const buffer = await this.#weight.atLeast(rows * cols * (dtype === "bf16" ? 2 : 4));
-    await uploadFloats(this.#backend, weight.tensor, { buffer, offset: 0 }, dtype);
-    const w = matrix(buffer, dtype, rows, cols);
-    const { format, codes, scales } = target;
     const absmax = scales.kind === "plain" ? scales.absmax : await this.#stagedAbsmax(rows * cols);
-    await this.#run("quantize4bit", { w, codes, absmax, format });
+    for await (const chunk of this.#reader.chunks(weight.tensor))
+      await this.#chunk(weight.tensor, chunk, { format, codes, absmax });
     if (scales.kind === "plain") return;
     const { map, absmax2, offset } = scales;
     await this.#run("quantizeScales", { absmax, map, codes: scales.codes, absmax2, offset });
   }
 
   dispose(): void {
-    for (const staging of [this.#weight, this.#absmax, this.#scratch]) staging.dispose();
+    for (const staging of [this.#values, this.#absmax, this.#scratch]) staging.dispose();
+  }
+
+  async #chunk(tensor: StoredTensor, { bytes, at }: Chunk, whole: Omit<ArgsOf<"quantize4bit">, "w">): Promise<void> {
+    const stored = tensor.dtype as FloatDType;
+    const perElement = DTYPE_BITS[stored] / 8;
+    const first = at / perElement;
+    const values = bytes.length / perElement;
+    const dtype = stored === "BF16" ? "bf16" : "f32";
+    const buffer = await this.#values.atLeast(values * BYTES_PER_ELEMENT[dtype]);
+    this.#backend.write(buffer, 0, stored === "BF16" ? bytes : bytesOf(toF32(stored, bytes)));
+    const absmax = part(whole.absmax, first / QUANT_BLOCK, Math.ceil(values / QUANT_BLOCK));
+    await this.#run("quantize4bit", {
+      w: matrix(buffer, dtype, 1, values),
+      codes: part(whole.codes, first / 2, Math.ceil(values / 2)),
+      absmax,
+      format: whole.format,
+    });
+    const scales = await this.#backend.read(absmax.buffer, absmax.offset, 4 * absmax.cols);
+    if (firstNonFinite("F32", scales) >= 0) requireFinite(tensor, stored, bytes, first);
   }
 
   async #stagedAbsmax(values: number): Promise<Tensor> {
@@ -70,32 +93,7 @@ export class Quantizer {
   }
 }
 
-/** One buffer that grows. It is replaced only after the work that uses it is done. */
-class Staging {
-  readonly #backend: Backend;
-  readonly #label: string;
-  #buffer: DeviceBuffer | null = null;
-
-  constructor(backend: Backend, label: string) {
-    this.#backend = backend;
-    this.#label = label;
-  }
-
-  async atLeast(bytes: number): Promise<DeviceBuffer> {
-    if (this.#buffer && this.#buffer.bytes >= bytes) return this.#buffer;
-    if (this.#buffer) await settle(this.#backend, this.#buffer);
-    this.dispose();
-    this.#buffer = this.#backend.alloc(bytes, this.#label);
-    return this.#buffer;
-  }
-
-  dispose(): void {
-    this.#buffer?.dispose();
-    this.#buffer = null;
-  }
-}
-
-/** Waits for all enqueued work: reading back is what waits. */
-export async function settle(backend: Backend, buffer: DeviceBuffer): Promise<void> {
-  await backend.read(buffer, 0, Math.min(1, buffer.bytes));
+/** Elements first..first+cols−1 of a row. */
+function part({ buffer, dtype, offset }: Tensor, first: number, cols: number): Tensor {
+  return matrix(buffer, dtype, 1, cols, offset + first * BYTES_PER_ELEMENT[dtype]);
 }

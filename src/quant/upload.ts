@@ -1,4 +1,4 @@
-// Stored tensors → device memory, in chunks of a few MiB: read, check, convert, write. Nothing is ever held whole on the host.
+// Stored tensors → device memory, chunk by chunk: read, check, convert, write. Nothing is ever held whole on the host.
 
 import type { Backend } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
@@ -6,10 +6,9 @@ import { type FloatDType, firstNonFinite, toBf16Words, toF32 } from "../formats/
 import { bytesOf, type StoredTensor } from "../formats/safetensors.ts";
 import { DTYPE_BITS } from "../formats/safetensors-header.ts";
 import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
-import type { DeviceBuffer } from "../tensor/tensor.ts";
-
-/** Bytes read at a time. */
-export const UPLOAD_CHUNK = 4 << 20;
+import { type DeviceBuffer, matrix } from "../tensor/tensor.ts";
+import type { ChunkReader } from "./chunks.ts";
+import { Staging } from "./staging.ts";
 
 export interface Place {
   readonly buffer: DeviceBuffer;
@@ -17,28 +16,52 @@ export interface Place {
   readonly offset: number;
 }
 
-/** Converts a tensor of floats to `dtype` (rounding to nearest even) and writes it. Throws TENSOR_NONFINITE. */
-export async function uploadFloats(backend: Backend, tensor: StoredTensor, to: Place, dtype: "bf16" | "f32") {
-  const stored = tensor.dtype as FloatDType;
-  const perElement = DTYPE_BITS[stored] / 8;
-  for await (const { bytes, at } of chunks(tensor)) {
-    requireFinite(tensor, stored, bytes, at / perElement);
-    const converted = dtype === "bf16" ? toBf16Words(stored, bytes) : toF32(stored, bytes);
-    backend.write(to.buffer, to.offset + (at / perElement) * BYTES_PER_ELEMENT[dtype], bytesOf(converted));
-  }
-}
+export class Uploader {
+  readonly #backend: Backend;
+  readonly #reader: ChunkReader;
+  /** f32 on their way to bf16. */
+  readonly #staging: Staging;
 
-/** Writes a tensor's bytes as they are. F32 is checked: it holds scales, and a NaN there would spoil a block. */
-export async function uploadBytes(backend: Backend, tensor: StoredTensor, to: Place): Promise<void> {
-  for await (const { bytes, at } of chunks(tensor)) {
-    if (tensor.dtype === "F32") requireFinite(tensor, "F32", bytes, at / 4);
-    backend.write(to.buffer, to.offset + at, bytes);
+  constructor(backend: Backend, reader: ChunkReader) {
+    this.#backend = backend;
+    this.#reader = reader;
+    this.#staging = new Staging(backend, "staging of floats");
   }
-}
 
-async function* chunks(tensor: StoredTensor): AsyncGenerator<{ bytes: Uint8Array; at: number }> {
-  for (let at = 0; at < tensor.bytes; at += UPLOAD_CHUNK)
-    yield { bytes: await tensor.read(at, Math.min(UPLOAD_CHUNK, tensor.bytes - at)), at };
+  /** Converts a tensor of floats to `dtype` (rounding to nearest even) and writes it. Throws TENSOR_NONFINITE. */
+  async floats(tensor: StoredTensor, to: Place, dtype: "bf16" | "f32"): Promise<void> {
+    const stored = tensor.dtype as FloatDType;
+    for await (const { bytes, at } of this.#reader.chunks(tensor)) {
+      const first = at / (DTYPE_BITS[stored] / 8);
+      requireFinite(tensor, stored, bytes, first);
+      const offset = to.offset + first * BYTES_PER_ELEMENT[dtype];
+      if (stored === "F32" && dtype === "bf16") await this.#rounded(bytes, { buffer: to.buffer, offset });
+      else {
+        const converted = dtype === "bf16" ? toBf16Words(stored, bytes) : toF32(stored, bytes);
+        this.#backend.write(to.buffer, offset, bytesOf(converted));
+      }
+    }
+  }
+
+  /** Writes a tensor's bytes as they are. F32 is checked: it holds scales, and a NaN there would spoil a block. */
+  async bytes(tensor: StoredTensor, to: Place): Promise<void> {
+    for await (const { bytes, at } of this.#reader.chunks(tensor)) {
+      if (tensor.dtype === "F32") requireFinite(tensor, "F32", bytes, at / 4);
+      this.#backend.write(to.buffer, to.offset + at, bytes);
+    }
+  }
+
+  dispose(): void {
+    this.#staging.dispose();
+  }
+
+  /** f32 → bf16 on the device, which has all its cores for it. */
+  async #rounded(bytes: Uint8Array, { buffer, offset }: Place): Promise<void> {
+    const values = bytes.length / 4;
+    const x = matrix(await this.#staging.atLeast(bytes.length), "f32", 1, values);
+    this.#backend.write(x.buffer, 0, bytes);
+    this.#backend.run("cast", { x, y: matrix(buffer, "bf16", 1, values, offset) });
+  }
 }
 
 /** Throws TENSOR_NONFINITE, naming the element: `firstIndex` is that of the chunk. */

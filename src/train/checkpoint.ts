@@ -48,7 +48,7 @@ export async function writeCheckpoint(
   const file = checkpointName(state.step);
   let bytes = 0;
   const counted = async function* () {
-    for await (const chunk of encodeSafetensors(await snapshot(adapter, optimizer), {
+    for await (const chunk of encodeSafetensors(snapshot(adapter, optimizer), {
       qdylora: JSON.stringify(state),
     })) {
       bytes += chunk.length;
@@ -98,7 +98,8 @@ export async function restoreCheckpoint(
   }
 }
 
-async function snapshot(adapter: Adapter, optimizer: RowWindowedAdamW): Promise<TensorToWrite[]> {
+/** Nothing is trained while it is written: tensors are read from the device one by one, and never all held on the host. */
+function snapshot(adapter: Adapter, optimizer: RowWindowedAdamW): TensorToWrite[] {
   const tensors: TensorToWrite[] = [];
   for (const { name, master, training } of adapter.tensors) {
     const shape = [master.rows, master.cols];
@@ -106,8 +107,12 @@ async function snapshot(adapter: Adapter, optimizer: RowWindowedAdamW): Promise<
       ["", master],
       [".m", training!.m],
       [".v", training!.v],
-    ] as const)
-      tensors.push({ name: name + suffix, dtype: "F32", shape, content: bytesOf(await adapter.download(tensor)) });
+    ] as const) {
+      const content = async function* () {
+        yield bytesOf(await adapter.download(tensor));
+      };
+      tensors.push({ name: name + suffix, dtype: "F32", shape, content });
+    }
   }
   const rowSteps = optimizer.rowSteps;
   tensors.push({ name: ROW_STEPS, dtype: "I32", shape: [rowSteps.length], content: bytesOf(rowSteps) });

@@ -1,7 +1,6 @@
 // bench: how fast a step of a true model shape is on this device, as useful work and as a share of what a loop in
 // registers, or a plain copy, reaches in the same run. Weights are random: speed does not depend on them.
 
-import { readFileSync } from "node:fs";
 import { type AdapterConfig, scaleAt } from "../adapter/config.ts";
 import { initialWeights } from "../adapter/initial-weights.ts";
 import { Adapter } from "../adapter/parameters.ts";
@@ -21,6 +20,7 @@ import { clipFactor, RowWindowedAdamW } from "../train/optimizer.ts";
 import { TrainingSession } from "../train/session.ts";
 import { type OpBench, benchOps as timeOps } from "./bench-ops.ts";
 import { medianSeconds } from "./bench-timing.ts";
+import { hostBytes, peakResidentBytes } from "./host-memory.ts";
 import { type DeviceSettings, openDevice } from "./open-device.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import { resolveTrainConfig, type TrainSettings } from "./train-options.ts";
@@ -51,7 +51,7 @@ export interface TrainBench {
   readonly usefulTflops: number;
   readonly peakTflops: number;
   readonly share: number;
-  /** Largest resident memory of this process, and what the plan says of the device's part of it. */
+  /** Largest resident memory of this process, and what `estimate` would have said: the plan, and Node with what it grows by. */
   readonly peakBytes: number;
   readonly estimatedPeakBytes: number;
   readonly rank: number;
@@ -92,7 +92,7 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
   const settings = checked(options);
   await using backend = await openDevice(settings);
   needPeak(backend);
-  const baseline = residentBytes();
+  const host = hostBytes();
   const model = randomModel(backend, settings);
   try {
     const config = resolveTrainConfig(trainSettings(settings), 1);
@@ -121,7 +121,7 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
       peakTflops: peak / 1e12,
       share: flops / seconds / peak,
       peakBytes: peakResidentBytes(),
-      estimatedPeakBytes: baseline + session.estimate.totalBytes,
+      estimatedPeakBytes: host + session.estimate.totalBytes,
       rank: settings.rank,
       batch: settings.batch,
       seq: settings.seq,
@@ -270,19 +270,4 @@ function adapterRowBytes(model: FrozenModel, config: AdapterConfig, compute: num
     return sum + rows + cols;
   }, 0);
   return model.layers.length * perLayer * compute;
-}
-
-const statusBytes = (key: string): number => {
-  const line = readFileSync("/proc/self/status", "utf8").match(new RegExp(`^${key}:\\s+(\\d+) kB$`, "m"));
-  return line ? 1024 * Number(line[1]) : process.memoryUsage.rss();
-};
-const residentBytes = (): number => process.memoryUsage.rss();
-
-/** Largest resident memory so far; where the system does not tell, the memory now. */
-function peakResidentBytes(): number {
-  try {
-    return statusBytes("VmHWM");
-  } catch {
-    return process.memoryUsage.rss();
-  }
 }

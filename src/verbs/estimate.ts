@@ -1,12 +1,13 @@
-// estimate: the memory of a run, exact to the byte, before anything is loaded.
+// estimate: the memory of a run before anything is loaded: what the device holds, exact to the byte, and the whole process.
 
 import { BatchPlan } from "../data/batches.ts";
 import { valueBytes } from "../model/arena-plan.ts";
-import type { FrozenModel } from "../model/frozen-model.ts";
+import { type FrozenModel, linearShapes } from "../model/frozen-model.ts";
 import { describeCall, type Shape } from "../model/graph.ts";
 import type { KeepLevel } from "../model/steps.ts";
 import { phantomBase } from "../quant/estimate-base.ts";
 import { estimateSession, type MemoryEstimate, type SessionShapes } from "../train/session.ts";
+import { hostBytes, loadingBytes } from "./host-memory.ts";
 import { openDevice } from "./open-device.ts";
 import { type ModelFiles, type ModelSettings, openModelFiles } from "./open-model.ts";
 import { throwProblems } from "./problems.ts";
@@ -35,7 +36,14 @@ export interface Estimate {
   readonly optimizerBytes: number;
   readonly trainingArenaBytes: number;
   readonly scoringArenaBytes: number;
+  /** The device's buffers together. */
   readonly totalBytes: number;
+  /** Node, tokenizer and data, measured in this process, with what a run's process grows by. */
+  readonly hostBytes: number;
+  /** On the way while the base is loaded, before there is an arena. */
+  readonly loadingBytes: number;
+  /** Largest resident memory of a run's process on the CPU: host, and the larger of the run and of loading its base. */
+  readonly peakBytes: number;
   /** Layers by how much of them is computed again in the backward. */
   readonly layers: Readonly<Record<KeepLevel, number>>;
   /** Rows and segments of the largest micro-batch: of the data if given, else what the settings allow. */
@@ -58,6 +66,7 @@ export async function estimate(options: EstimateOptions): Promise<Estimate> {
   const session = estimateSession(backend, model, resolveTrainConfig(options, options.steps ?? 1), shapes);
   return {
     ...bytesOf(session),
+    ...wholeProcess(model, session),
     layers: countLevels(model, session),
     largestBatch: { rows: shapes.training.N, segments: shapes.training.S },
     ...explained(options, session, shapes.training),
@@ -81,6 +90,16 @@ async function shapesFor(options: EstimateOptions, { tokenizer }: ModelFiles): P
     settings.seed,
   );
   return shapesOf(new BatchPlan(data.train, batch, settings.seed), data.heldOut);
+}
+
+function wholeProcess(
+  model: FrozenModel,
+  { baseBytes, totalBytes }: MemoryEstimate,
+): Pick<Estimate, "hostBytes" | "loadingBytes" | "peakBytes"> {
+  const sizes = Object.values(linearShapes(model.config)).map(({ in: cols, out: rows }) => rows * cols);
+  const loading = loadingBytes(Math.max(...sizes));
+  const host = hostBytes();
+  return { hostBytes: host, loadingBytes: loading, peakBytes: host + Math.max(totalBytes, baseBytes + loading) };
 }
 
 const bytesOf = ({ plan: _, ...bytes }: MemoryEstimate): Omit<MemoryEstimate, "plan"> => bytes;

@@ -3,11 +3,11 @@
 import type { Backend } from "../backends/backend.ts";
 import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
 import type { LocatedModel } from "../formats/locate-model.ts";
-import { sha256OfFiles } from "../formats/node-sha256.ts";
+import { sha256InBackground } from "../formats/node-sha256.ts";
 import { type ModelConfig, parseModelConfig } from "../model/config.ts";
-import type { BaseIdentity, FrozenModel } from "../model/frozen-model.ts";
+import type { FrozenModel } from "../model/frozen-model.ts";
 import type { BaseFormat } from "../ops/frozen-weight.ts";
-import { type LoadProgress, loadBase } from "../quant/load-base.ts";
+import { type GivenIdentity, type LoadProgress, loadBase } from "../quant/load-base.ts";
 import { readTokenizer } from "../tokenizer/read.ts";
 import { checkVocabulary, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { locateModel } from "./locate-model.ts";
@@ -57,14 +57,18 @@ export interface OpenBase extends AsyncDisposable {
 /** Opens the device and loads the base onto it. Throws what `openDevice` and `loadBase` throw. */
 export async function openBase(files: ModelFiles, settings: Omit<ModelSettings, "model">): Promise<OpenBase> {
   const backend = await openDevice(settings);
+  const hashing = new AbortController();
   try {
     const { checkpoint, config, tokenizer } = files;
     const compute = settings.compute ?? "auto";
+    const identity = identityOf(files, hashing.signal);
+    // Its failure is the loader's to report, unless loading fails before.
+    identity.catch(() => {});
     const model = await loadBase({
       checkpoint,
       config,
       backend,
-      identity: await identityOf(files),
+      identity,
       format: settings.baseFormat,
       computeDtype: compute === "auto" ? undefined : compute,
       onProgress: settings.onLoad,
@@ -75,21 +79,19 @@ export async function openBase(files: ModelFiles, settings: Omit<ModelSettings, 
     };
     return { backend, model, tokenizer, [Symbol.asyncDispose]: dispose };
   } catch (error) {
+    hashing.abort();
     await backend[Symbol.asyncDispose]();
     throw error;
   }
 }
 
-async function identityOf({
-  located,
-  checkpoint,
-  tokenizer,
-}: ModelFiles): Promise<Pick<BaseIdentity, "name" | "revision" | "sha256" | "templateSha256">> {
+/** Hashing the weights takes about as long as loading them, and goes on beside it. */
+async function identityOf({ located, checkpoint, tokenizer }: ModelFiles, signal: AbortSignal): Promise<GivenIdentity> {
   const { name, revision, folder } = located;
   return {
     name,
     revision,
-    sha256: await sha256OfFiles(folder, checkpoint.weightFiles),
+    sha256: await sha256InBackground(folder, checkpoint.weightFiles, signal),
     templateSha256: tokenizer.templateSha256,
   };
 }

@@ -4,7 +4,7 @@ import { type AdapterConfig, scaleAt } from "../../src/adapter/config.ts";
 import { initialWeights } from "../../src/adapter/initial-weights.ts";
 import { drawRank, expectedUpdates, rankProbabilities, rowWindow } from "../../src/adapter/rank-draw.ts";
 import { sliceConfig, sliceWeights } from "../../src/adapter/slice.ts";
-import { adapterConfig, TINY } from "../model/tiny-model.ts";
+import { adapterConfig, heldWeights, TINY } from "../model/tiny-model.ts";
 
 const distributions: AdapterConfig["distribution"][] = [
   { kind: "uniform" },
@@ -58,8 +58,8 @@ describe("rank draws", () => {
 });
 
 describe("initial weights", () => {
-  const small = initialWeights(TINY, adapterConfig({ rankMax: 4 }), 21);
-  const large = initialWeights(TINY, adapterConfig({ rankMax: 16 }), 21);
+  const small = heldWeights(initialWeights(TINY, adapterConfig({ rankMax: 4 }), 21));
+  const large = heldWeights(initialWeights(TINY, adapterConfig({ rankMax: 16 }), 21));
 
   test("a smaller adapter is the prefix of a larger one", () => {
     for (const [name, values] of small) expect(large.get(name)!.slice(0, values.length)).toEqual(values);
@@ -72,7 +72,8 @@ describe("initial weights", () => {
     expect(Math.max(...a)).toBeGreaterThan(0.95 * bound);
     expect(Math.min(...a)).toBeLessThan(-0.95 * bound);
     expect(large.get("layers.1.down_proj.B")!.every((v) => v === 0)).toBe(true);
-    expect(initialWeights(TINY, adapterConfig({ rankMax: 16 }), 22).get("layers.1.down_proj.A")).not.toEqual(a);
+    const other = heldWeights(initialWeights(TINY, adapterConfig({ rankMax: 16 }), 22));
+    expect(other.get("layers.1.down_proj.A")).not.toEqual(a);
   });
 });
 

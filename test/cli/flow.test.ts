@@ -193,6 +193,9 @@ describe("estimate, inspect, doctor", () => {
     ]);
     const planned = JSON.parse(project.read("run/events.jsonl").split("\n")[0]!) as { planBytes: number };
     expect(json(out)).toMatchObject({ trainingArenaBytes: planned.planBytes, layers: { keep: 1 } });
+    const { baseBytes, totalBytes, hostBytes, loadingBytes, peakBytes } = json(out) as Record<string, number>;
+    expect(peakBytes).toBe(hostBytes! + Math.max(totalBytes!, baseBytes! + loadingBytes!));
+    expect(hostBytes).toBeGreaterThan(30e6);
   });
 
   test("data is shown token by token with its mask", async () => {

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { openCheckpoint } from "../../src/formats/checkpoint.ts";
-import { sha256OfFiles } from "../../src/formats/node-sha256.ts";
+import { sha256InBackground, sha256OfFiles } from "../../src/formats/node-sha256.ts";
 import { temporaryFolder, writeTiny } from "../quant/tiny-model.ts";
 
 const text = (value: unknown) => new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
@@ -84,4 +84,23 @@ test("weights of another format are named", async () => {
   await folder.write("config.json", text({}));
   await folder.write("pytorch_model.bin", text("x"));
   await expect(openCheckpoint(folder)).rejects.toThrow(/it has pytorch_model\.bin, which is not read/);
+});
+
+test("hashing beside other work gives the same hash; it can be stopped, and a missing file is named", async () => {
+  const folder = await temporaryFolder();
+  const chunk = Uint8Array.from({ length: 1 << 20 }, (_, i) => (i * i) >> 3);
+  const large = function* () {
+    for (let i = 0; i < 66; i++) yield chunk;
+  };
+  await folder.write("large", large());
+  await folder.write("small", chunk.subarray(0, 777));
+  const going = new AbortController();
+  for (const names of [["small"], ["large", "small"], ["small", "large"]])
+    expect(await sha256InBackground(folder, names, going.signal)).toBe(await sha256OfFiles(folder, names));
+  await expect(sha256InBackground(folder, ["large", "gone"], going.signal)).rejects.toMatchObject({
+    code: "FILE_NOT_FOUND",
+  });
+  const hashing = sha256InBackground(folder, ["large"], going.signal);
+  going.abort(new Error("stopped"));
+  await expect(hashing).rejects.toThrow("stopped");
 });

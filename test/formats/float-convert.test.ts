@@ -52,5 +52,21 @@ test("the first NaN or infinity is found in every dtype; large finite numbers ar
   expect(firstNonFinite("BF16", bytesOf(Uint16Array.of(0x7f7f, 0xff7f, 0x7f80)))).toBe(2);
   expect(firstNonFinite("F16", bytesOf(Uint16Array.of(0x7bff, 0xfc00)))).toBe(1);
   expect(firstNonFinite("F32", bytesOf(Float32Array.of(3e38, Number.NaN)))).toBe(1);
-  expect(firstNonFinite("F64", bytesOf(Float64Array.of(1e308, 1)))).toBe(-1);
+  for (const [dtype, bits] of [
+    ["BF16", 0x7f80],
+    ["BF16", 0xffff],
+    ["F16", 0x7c00],
+    ["F16", 0xfe01],
+  ] as const)
+    for (const start of [0, 1])
+      for (const length of [10_001, 8192])
+        for (const index of [0, 1, 4095, 4096, 8191, length - 1]) {
+          const all = new Uint16Array(start + length).fill(dtype === "BF16" ? 0xff7f : 0xfbff);
+          all[start + index] = bits;
+          expect(firstNonFinite(dtype, bytesOf(all.subarray(start)))).toBe(index);
+          all[start + index] = 0;
+          expect(firstNonFinite(dtype, bytesOf(all.subarray(start)))).toBe(-1);
+        }
+  expect(firstNonFinite("F64", bytesOf(Float64Array.of(3e38, 1)))).toBe(-1);
+  expect(firstNonFinite("F64", bytesOf(Float64Array.of(1, 1e308)))).toBe(1);
 });

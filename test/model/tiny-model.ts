@@ -113,9 +113,16 @@ export function adapterConfig(overrides: Partial<AdapterConfig> = {}): AdapterCo
   };
 }
 
+/** All of them at once. */
+export function heldWeights(weights: Iterable<readonly [string, Float32Array]>): Map<string, Float32Array> {
+  const held = new Map<string, Float32Array>();
+  for (const [name, values] of weights) held.set(name, values.slice());
+  return held;
+}
+
 /** Weights whose B is random too, so that every gradient is non-zero. */
 export function randomWeights(config: AdapterConfig, model: ModelConfig = TINY): Map<string, Float32Array> {
-  const weights = initialWeights(model, config, 3);
+  const weights = heldWeights(initialWeights(model, config, 3));
   for (const [name, values] of weights) {
     if (!name.endsWith(".B")) continue;
     const stream = randomStream(5, name);

@@ -167,22 +167,41 @@ for (const [name, options, code, message] of bad)
     await expect(failure).rejects.toBeInstanceOf(QdlError);
   });
 
+// 888 weights, 456 of the embedding: the last block of both is short.
 for (const [dtype, word] of [
   ["BF16", [0xc0, 0x7f]],
   ["BF16", [0x80, 0xff]],
   ["F16", [0x00, 0x7c]],
+  ["F16", [0x01, 0xfc]],
   ["F32", [0x00, 0x00, 0xc0, 0x7f]],
+  ["F32", [0x00, 0x00, 0x80, 0xff]],
 ] as const)
-  test(`${dtype} ${word.map((b) => b.toString(16))} in a weight gives TENSOR_NONFINITE with its place`, async () => {
-    const name = "model.layers.1.mlp.down_proj.weight";
-    const poison: TinyOptions["change"] = (tensors) =>
-      replaceTensor(tensors, name, (tensor) => {
-        const content = (tensor.content as Uint8Array).slice();
-        content.set(word, 7 * word.length);
-        return { ...tensor, content };
-      });
-    await expect(load({ dtype, change: poison }, {})).rejects.toMatchObject({
-      code: "TENSOR_NONFINITE",
-      details: { tensor: name, index: 7 },
+  for (const [name, count] of [
+    ["model.layers.1.mlp.down_proj.weight", 888],
+    ["model.embed_tokens.weight", 456],
+  ] as const)
+    test(`${dtype} ${word.map((b) => b.toString(16))} in ${name} gives TENSOR_NONFINITE with its place`, async () => {
+      for (const [format, doubleQuant] of [
+        ["nf4", true],
+        ["fp4", false],
+        ["bf16", true],
+      ] as const)
+        for (const index of [0, 7, 64, count - 1]) {
+          const change: TinyOptions["change"] = (tensors) =>
+            replaceTensor(tensors, name, (tensor) => {
+              const content = (tensor.content as Uint8Array).slice();
+              content.set(word, index * word.length);
+              return { ...tensor, content };
+            });
+          await expect(load({ dtype, change }, { format, doubleQuant })).rejects.toMatchObject({
+            code: "TENSOR_NONFINITE",
+            details: { tensor: name, index },
+          });
+        }
     });
-  });
+
+test("an identity that fails fails the load, and nothing leaks", async () => {
+  const identity = Promise.reject(new QdlError("FILE_UNREADABLE", "the disk is gone"));
+  identity.catch(() => {});
+  await expect(load({}, { identity })).rejects.toMatchObject({ code: "FILE_UNREADABLE" });
+});

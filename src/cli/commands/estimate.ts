@@ -7,8 +7,9 @@ import { RUN_OPTIONS } from "./shared.ts";
 export const estimateCommand = defineCommand({
   name: "estimate",
   summary: "say how much memory a run will take, before anything is loaded",
-  details: `Takes the settings of \`qdylora train\`. The numbers are the plan that training allocates, to the byte. With --data the
-largest micro-batch is that of the data; without, the largest that --batch and --seq allow.`,
+  details: `Takes the settings of \`qdylora train\`. The device's numbers are the plan that training allocates, to the byte; the peak is
+that of the whole process on the CPU, Node included, within 10 %. With --data the largest micro-batch is that of the data;
+without, the largest that --batch and --seq allow.`,
   argument: { name: "config", required: false, help: "YAML file of settings" },
   configFile: true,
   options: [...RUN_OPTIONS, "explain"],
@@ -29,11 +30,14 @@ largest micro-batch is that of the data; without, the largest that --batch and -
       ["optimizer counters", result.optimizerBytes],
       ["training arena", result.trainingArenaBytes],
       ["evaluation arena", result.scoringArenaBytes],
-      ["total", result.totalBytes],
+      ["on the device together", result.totalBytes],
+      ["Node, tokenizer and data", result.hostBytes],
+      ["loading the base, before the arenas", result.loadingBytes],
+      ["peak of the process", result.peakBytes],
     ];
     context.say(
       table(
-        ["on the device", "memory"],
+        ["part", "memory"],
         rows.map(([name, bytes]) => [name, showBytes(bytes)]),
         context.style,
       ),

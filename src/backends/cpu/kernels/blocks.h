@@ -22,17 +22,12 @@ QDL_INLINE float largestMagnitude(const float* x, int64_t n) {
 
 QDL_INLINE float reciprocalOf(float absmax) { return 1.0f / (absmax < 1e-38f ? 1e-38f : absmax); }
 
-/** Thresholds below x, of `count` ascending ones: a tie goes to the lower level. */
-QDL_INLINE int nearestLevel(const float* thresholds, int count, float x) {
-  int low = 0;
-  for (int high = count; low < high;) {
-    const int middle = (low + high) >> 1;
-    if (x > thresholds[middle])
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
+/** Thresholds below x, of 2^k − 1 ascending ones: a tie goes to the lower level. No branch: scales have no pattern. */
+template <int COUNT>
+QDL_INLINE int nearestLevel(const float* thresholds, float x) {
+  int level = 0;
+  for (int half = (COUNT + 1) / 2; half > 0; half /= 2) level += x > thresholds[level + half - 1] ? half : 0;
+  return level;
 }
 
 }  // namespace QDL_ISA

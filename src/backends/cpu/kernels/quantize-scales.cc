@@ -25,7 +25,7 @@ static void quantizeScales(Context& context, const double* words, uint8_t*) {
     const float inverse = reciprocalOf(largest);
     at<float>(absmax2, 0)[block] = largest;
     for (int64_t j = 0; j < n; j++)
-      codes.data[from + j] = static_cast<uint8_t>(nearestLevel(thresholds, 255, centred[j] * inverse));
+      codes.data[from + j] = static_cast<uint8_t>(nearestLevel<255>(thresholds, centred[j] * inverse));
   };
   parallel(context, ceilDiv(absmax.cols, SCALE_BLOCK), item);
 }

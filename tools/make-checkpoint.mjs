@@ -1,0 +1,90 @@
+// Writes a bf16 checkpoint of a named shape (src/model/named-shapes.ts) with random weights and the bundled base's tokenizer,
+// to measure loading with: node tools/make-checkpoint.mjs SHAPE FOLDER [SHARDS]. Needs dist (`npm run build`).
+
+import { COMPANION_FILES, INDEX_FILE, SINGLE_FILE } from "../dist/formats/checkpoint.js";
+import { openFolder } from "../dist/formats/node-files.js";
+import { bytesOf, encodeSafetensors, storedBytes } from "../dist/formats/safetensors.js";
+import { LINEAR_NAMES, linearShapes, modulePath } from "../dist/model/frozen-model.js";
+import { NAMED_SHAPES } from "../dist/model/named-shapes.js";
+import { toBf16 } from "../dist/tensor/dtype.js";
+import { bundledBase } from "../dist/verbs/bundled.js";
+
+const [shape, path, shards = "1"] = process.argv.slice(2);
+const config = NAMED_SHAPES[shape];
+if (!config || !path)
+  throw new Error(`usage: make-checkpoint.mjs ${Object.keys(NAMED_SHAPES).join("|")} FOLDER [SHARDS]`);
+
+/** 4 MiB of random normal values, repeated: neither speed nor memory depends on them. */
+const normals = Float32Array.from(
+  { length: 1 << 21 },
+  () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()),
+);
+const scaled = new Map();
+function pattern(deviation, mean) {
+  const key = `${deviation},${mean}`;
+  if (!scaled.has(key)) scaled.set(key, bytesOf(Uint16Array.from(normals, (x) => toBf16(mean + deviation * x))));
+  return scaled.get(key);
+}
+
+function tensor(name, dims, deviation, mean = 0) {
+  const bytes = storedBytes("BF16", dims);
+  const content = function* () {
+    const chunk = pattern(deviation, mean);
+    for (let at = 0; at < bytes; at += chunk.length) yield chunk.subarray(0, Math.min(chunk.length, bytes - at));
+  };
+  return { name, dtype: "BF16", shape: dims, content };
+}
+
+function* tensors() {
+  const table = [config.vocabulary, config.hidden];
+  yield tensor("model.embed_tokens.weight", table, 1 / Math.sqrt(config.hidden));
+  for (let layer = 0; layer < config.layers; layer++) {
+    const at = `model.layers.${layer}`;
+    yield tensor(`${at}.input_layernorm.weight`, [config.hidden], 0.1, 1);
+    yield tensor(`${at}.post_attention_layernorm.weight`, [config.hidden], 0.1, 1);
+    for (const name of LINEAR_NAMES) {
+      const { out, in: cols } = linearShapes(config)[name];
+      yield tensor(`${at}.${modulePath(name)}.weight`, [out, cols], 0.5 / Math.sqrt(cols));
+    }
+  }
+  yield tensor("model.norm.weight", [config.hidden], 0.1, 1);
+  if (!config.tiedEmbeddings) yield tensor("lm_head.weight", table, 1 / Math.sqrt(config.hidden));
+}
+
+const folder = await openFolder(path, { write: true });
+const text = (value) => new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`);
+const bundled = await openFolder(bundledBase());
+for (const name of COMPANION_FILES) if (await bundled.exists(name)) await folder.write(name, await bundled.read(name));
+
+const all = [...tensors()];
+const count = Number(shards);
+const weightMap = {};
+for (let shard = 0; shard < count; shard++) {
+  const number = (n) => String(n).padStart(5, "0");
+  const file = count === 1 ? SINGLE_FILE : `model-${number(shard + 1)}-of-${number(count)}.safetensors`;
+  const part = all.slice(Math.round((shard * all.length) / count), Math.round(((shard + 1) * all.length) / count));
+  for (const { name } of part) weightMap[name] = file;
+  await folder.write(file, encodeSafetensors(part, { format: "pt" }));
+}
+if (count > 1) await folder.write(INDEX_FILE, text({ metadata: {}, weight_map: weightMap }));
+await folder.write(
+  "config.json",
+  text({
+    architectures: [config.architecture],
+    model_type: config.family,
+    vocab_size: config.vocabulary,
+    hidden_size: config.hidden,
+    num_hidden_layers: config.layers,
+    num_attention_heads: config.heads,
+    num_key_value_heads: config.kvHeads,
+    head_dim: config.headDim,
+    intermediate_size: config.intermediate,
+    max_position_embeddings: config.maxPositions,
+    rms_norm_eps: config.normEps,
+    rope_theta: config.ropeTheta,
+    tie_word_embeddings: config.tiedEmbeddings,
+    bos_token_id: config.bosId,
+    eos_token_id: config.eosIds[0] ?? null,
+    torch_dtype: "bfloat16",
+  }),
+);
