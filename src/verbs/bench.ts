@@ -71,6 +71,8 @@ export interface GenerateBench {
   /** Bytes read and written by a large copy, in the same run. */
   readonly copyGbPerSecond: number;
   readonly share: number;
+  /** Time of a step that continues the prompt at seven ranks at once, per time of a step at one: R/64, R/32, …, R, rounded up. */
+  readonly sevenRanksCost: number;
   readonly rank: number;
   readonly shape: ShapeName;
   readonly backend: string;
@@ -134,6 +136,9 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
   }
 }
 
+/** Tokens decoded after the prompt before the sequence starts over. */
+const DECODED = 128;
+
 /** Decoding of one sequence after a prompt of `seq` tokens. Throws CONFIG_INVALID, MEMORY_EXCEEDED. */
 export async function benchGenerate(options: BenchSettings = {}): Promise<GenerateBench> {
   const settings = checked(options);
@@ -144,21 +149,29 @@ export async function benchGenerate(options: BenchSettings = {}): Promise<Genera
     const { adapter: config } = resolveTrainConfig({ rankMax: settings.rankMax }, 1);
     using adapter = new Adapter(backend, model.config, config, model.computeDtype, false);
     adapter.load(initialWeights(model.config, config, 1));
-    const maxLength = settings.seq + 4096;
-    using engine = new Engine({ backend, model, adapter, sequences: 1, maxLength, maxRows: 512 });
+    const ranks = [1, 2, 4, 8, 16, 32, 64].map((parts) => Math.ceil(settings.rank / parts));
+    const maxLength = settings.seq + DECODED;
+    using engine = new Engine({ backend, model, adapter, sequences: ranks.length, maxLength, maxRows: 512 });
     const prompt = fullBatch(1, settings.seq, model.config.vocabulary).tokens;
-    const extend = async (tokens: Int32Array): Promise<void> => {
-      await engine.extend([{ sequence: 0, tokens, rank: settings.rank }]);
+    /** Appends the same tokens to the first `count` sequences, the first at the full rank. */
+    const extend = async (tokens: Int32Array, count: number): Promise<void> => {
+      await engine.extend(ranks.slice(0, count).map((rank, sequence) => ({ sequence, tokens, rank })));
     };
+    const decodeSeconds = (count: number, seconds: number): Promise<number> =>
+      medianSeconds(async () => {
+        for (let sequence = 0; sequence < count; sequence++)
+          if (engine.length(sequence) === maxLength) engine.reset(sequence, settings.seq);
+        await extend(Int32Array.of(7), count);
+      }, seconds);
     const prefill = await medianSeconds(async () => {
       engine.reset(0);
-      await extend(prompt);
+      await extend(prompt, 1);
     }, settings.seconds / 4);
-    const decode = await medianSeconds(async () => {
-      if (engine.length(0) + 1 > settings.seq + 128) engine.reset(0, settings.seq);
-      await extend(Int32Array.of(7));
-    }, settings.seconds);
-    const bytesPerToken = decodeBytes(model, config, settings.rank, settings.seq + 64);
+    const decode = await decodeSeconds(1, settings.seconds);
+    for (let sequence = 0; sequence < ranks.length; sequence++) engine.reset(sequence);
+    await extend(prompt, ranks.length);
+    const sevenRanks = await decodeSeconds(ranks.length, settings.seconds / 4);
+    const bytesPerToken = decodeBytes(model, config, settings.rank, settings.seq + DECODED / 2);
     const gbPerSecond = bytesPerToken / decode / 1e9;
     return {
       tokensPerSecond: 1 / decode,
@@ -167,6 +180,7 @@ export async function benchGenerate(options: BenchSettings = {}): Promise<Genera
       gbPerSecond,
       copyGbPerSecond,
       share: gbPerSecond / copyGbPerSecond,
+      sevenRanksCost: sevenRanks / decode,
       rank: settings.rank,
       shape: settings.shape,
       backend: backend.name,

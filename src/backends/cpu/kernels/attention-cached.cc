@@ -1,10 +1,27 @@
-// Attention of single query rows over a cache. An item owns one query row and head; it reads the keys and values that the
-// row sees once, and writes its part of o once. Rows of the cache that do not exist are not read.
-#include "rows.h"
-#include "args.h"
+// Attention of new query rows over a cache. An item owns either up to 96 neighbouring rows of a prompt and one head, or one
+// row and all heads that share its keys: their part of o. It reads the keys and values that they see once, and writes o
+// once. Rows of the cache that do not exist are not read.
+#include "attention-tile.h"
 
 namespace qdl {
 namespace QDL_ISA {
+
+/** What each query row sees of the cache. */
+struct CacheRows {
+  Tensor slots, lengths;
+  int64_t rows, cached;
+  QDL_INLINE_MEMBER int64_t from(int64_t row) const { return most(0, *at<int32_t>(slots, row)); }
+  QDL_INLINE_MEMBER int64_t to(int64_t row) const {
+    return least(cached, static_cast<int64_t>(*at<int32_t>(slots, row)) + *at<int32_t>(lengths, row));
+  }
+  /** First row behind a tile that starts at `row`: rows of one sequence, each of which sees one key more than the last. */
+  QDL_INLINE_MEMBER int64_t tileEnd(int64_t row) const {
+    int64_t end = row + 1;
+    if (to(row) > from(row))
+      while (end < least(rows, row + QUERIES) && from(end) == from(row) && to(end) == to(end - 1) + 1) end++;
+    return end;
+  }
+};
 
 static void attentionCached(Context& context, const double* words, uint8_t*) {
   Args args(words);
@@ -13,44 +30,32 @@ static void attentionCached(Context& context, const double* words, uint8_t*) {
   const int64_t dim = args.integer();
   const float scale = static_cast<float>(args.number());
   const int64_t heads = q.cols / dim, share = heads / (kCache.cols / dim);
-  constexpr int64_t CHUNK = 128;
-  constexpr int64_t MAX_DIM = 1024;
-  eachRow(context, q.rows * heads, 128 * dim, [&](int64_t item) {
-    const int64_t row = item / heads, head = item % heads, col = head / share * dim;
-    const int64_t slot = *at<int32_t>(slots, row), length = *at<int32_t>(lengths, row);
-    const int64_t from = most(0, slot), to = least(kCache.rows, slot + length);
-    float query[MAX_DIM], buffer[MAX_DIM], out[MAX_DIM] = {}, scores[CHUNK];
-    const float* given = read(q, row, head * dim, dim, query);
-    for (int64_t j = 0; j < dim; j++) query[j] = given[j] * scale;
-    float largest = -INFINITY, total = 0;
-    for (int64_t key = from; key < to; key += CHUNK) {
-      const int64_t keys = least(CHUNK, to - key);
-      float now = largest;
-      for (int64_t j = 0; j < keys; j++) {
-        scores[j] = dotRow(query, read(kCache, key + j, col, dim, buffer), dim);
-        now = scores[j] > now ? scores[j] : now;
+  const CacheRows seen = {slots, lengths, q.rows, kCache.rows};
+  int64_t tiles = 0;
+  for (int64_t row = 0; row < q.rows; row = seen.tileEnd(row)) tiles++;
+  withCompute(q.dtype, [&](auto compute) {
+    auto item = [&](int64_t i, int thread) {
+      const int64_t head = i % heads, keyCol = head / share * dim;
+      int64_t row = 0;
+      for (int64_t tile = i / heads; tile > 0; tile--) row = seen.tileEnd(row);
+      const int64_t rows = seen.tileEnd(row) - row, from = seen.from(row), keys = seen.to(row + rows - 1) - from;
+      if (keys <= 0) return zeroRow(o, row, head * dim, dim);
+      const Tensor k = window(kCache, from, keys, keyCol, dim), v = window(vCache, from, keys, keyCol, dim);
+      AttentionTile tile = {{}, k, v, {}, {}, seen.to(row) - from, 1};
+      if (rows > 1) {
+        tile.q = window(q, row, rows, head * dim, dim);
+        tile.o = window(o, row, rows, head * dim, dim);
+      } else {
+        // The first of the heads that share keys stands for all.
+        if (head % share % QUERIES != 0) return;
+        const int64_t together = least(QUERIES, share - head % share);
+        tile.q = window(q, row, together, head * dim, dim, dim);
+        tile.o = window(o, row, together, head * dim, dim, dim);
+        tile.step = 0;
       }
-      for (int64_t j = keys; j < roundUp(keys, LANES); j++) scores[j] = -INFINITY;
-      const float shrink = exponential(splat(largest - now))[0];
-      total *= shrink;
-      for (int64_t j = 0; j < dim; j++) out[j] *= shrink;
-      for (int64_t j = 0; j < keys; j += LANES) {
-        const vf e = exponential(load<vf>(scores + j) - splat(now));
-        store(scores + j, e);
-        total += sum(e);
-      }
-      largest = now;
-      for (int64_t j = 0; j < keys; j++) {
-        const float* value = read(vCache, key + j, col, dim, buffer);
-        const float weight = scores[j];
-        for (int64_t c = 0; c < dim; c++) out[c] += weight * value[c];
-      }
-    }
-    const float factor = to > from ? 1 / total : 0;
-    float rounded[MAX_DIM];
-    float* result = target(o, row, head * dim, rounded);
-    for (int64_t j = 0; j < dim; j++) result[j] = out[j] * factor;
-    commit(o, row, head * dim, dim, result);
+      attentionTile<decltype(compute)>(context.workspaces[thread], tile, scale);
+    };
+    parallel(context, tiles * heads, item);
   });
 }
 

@@ -77,7 +77,7 @@ QDL_INLINE Source sourceOf(const Weight& w, bool round) {
 /** absmax of one block; rounded after the product and after the sum (the build forbids contraction to an fma). */
 QDL_INLINE float scaleOf(const Source& s, int64_t block) {
   if (s.absmax) return s.absmax[block];
-  return s.map[s.scaleCodes[block]] * s.absmax2[block / SCALE_BLOCK] + s.offset;
+  return s.map[s.scaleCodes[block]] * s.absmax2[static_cast<uint64_t>(block) / SCALE_BLOCK] + s.offset;
 }
 
 QDL_INLINE int codeAt(const uint8_t* codes, int64_t i) { return i & 1 ? codes[i >> 1] & 15 : codes[i >> 1] >> 4; }

@@ -18,7 +18,6 @@ constexpr int64_t PANEL_WORDS = 1088 * 64;  // 272 KiB of L2: 2048 + 128 bf16 in
 constexpr int64_t STAGE_DEPTH = 2176;       // elements: bounds the converted left rows, 51 KiB
 constexpr int64_t BLOCK_ROWS = 510;     // whole tiles; their sums take 128 KiB
 constexpr int64_t SHORT_ROWS = 8;      // at most so many rows go through short.h
-constexpr int SHORT_DEPTH = 1024;      // elements that it decodes at a time
 
 /** left[rows, depth] times `right`, which is read along its rows (x·Wᵀ) or down its columns (dY·W). */
 struct Term {
@@ -73,7 +72,7 @@ struct Workspace {
   alignas(64) uint32_t panel[PANEL_WORDS];
   float sums[BLOCK_ROWS * TILE_COLS];
   uint32_t left[TILE_ROWS * (STAGE_DEPTH + 2 * MAX_TERMS)];
-  uint32_t staging[LANES * PACK_WORDS > SHORT_DEPTH ? LANES * PACK_WORDS : SHORT_DEPTH];
+  uint32_t staging[LANES * PACK_WORDS];
 };
 static_assert(sizeof(Workspace) <= WORKSPACE_BYTES, "the workspace must hold a product");
 

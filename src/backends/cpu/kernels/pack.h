@@ -17,6 +17,9 @@ struct ComputeF32 {
   typedef float E;
   static constexpr int PAIR = 1, STEP = 1, SUM_ROWS = 1;
 };
+/** As many bf16 as fill a vector. */
+typedef uint16_t vb __attribute__((vector_size(LANES * 4)));
+
 #if defined(__AVX512BF16__)
 #define QDL_HAS_BF16_DOT 1
 /** bf16 pairs, accumulated in f32 by vdpbf16ps. */
@@ -25,9 +28,7 @@ struct ComputeBf16 {
   static constexpr int PAIR = 2, STEP = 2, SUM_ROWS = 1;
 };
 /** sums + a·b over 2·LANES values, neighbours in one lane. */
-QDL_INLINE vf addDot(vf sums, const uint16_t* a, const uint16_t* b) {
-  return (vf)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_loadu_si512(a), (__m512bh)_mm512_loadu_si512(b));
-}
+QDL_INLINE vf addDot(vf sums, vb a, vb b) { return (vf)_mm512_dpbf16_ps((__m512)sums, (__m512bh)a, (__m512bh)b); }
 #elif QDL_ARM_BF16
 #define QDL_HAS_BF16_DOT 1
 /** 2 rows × 4 steps times 4 steps × 2 columns of bf16, accumulated in f32 by bfmmla. */
@@ -35,8 +36,8 @@ struct ComputeBf16 {
   typedef uint16_t E;
   static constexpr int PAIR = 2, STEP = 4, SUM_ROWS = 2;
 };
-QDL_INLINE vf addDot(vf sums, const uint16_t* a, const uint16_t* b) {
-  return (vf)vbfdotq_f32((float32x4_t)sums, load<bfloat16x8_t>(a), load<bfloat16x8_t>(b));
+QDL_INLINE vf addDot(vf sums, vb a, vb b) {
+  return (vf)vbfdotq_f32((float32x4_t)sums, vreinterpretq_bf16_u16((uint16x8_t)a), vreinterpretq_bf16_u16((uint16x8_t)b));
 }
 #else
 #define QDL_HAS_BF16_DOT 0

@@ -20,6 +20,15 @@ QDL_INLINE E* at(const Tensor& t, int64_t row, int64_t col = 0) {
   return reinterpret_cast<E*>(t.data) + row * t.stride + col;
 }
 
+/**
+ * Asks for part of a matrix ahead of its use: few bytes of each of many rows are not what the CPU foresees by itself.
+ */
+QDL_INLINE void ask(const Tensor& t, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+  const int64_t bytes = address(t, 0, cols) - address(t, 0, 0);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(address(t, row + i, col) + byte);
+}
+
 /** memcpy for short runs, without the call. */
 template <class E>
 QDL_INLINE void copyRun(const E* from, int64_t n, E* to) {
