@@ -84,11 +84,6 @@ function hashInThread(paths: readonly string[], signal: AbortSignal): Promise<st
   });
 }
 
-/** Lower-case hex SHA-256 of a text's UTF-8 bytes. */
-export function sha256OfText(text: string): string {
-  return createHash("sha256").update(text, "utf8").digest("hex");
-}
-
 async function* chunksOf(source: ByteSource): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < source.size; at += CHUNK) yield await source.read(at, Math.min(CHUNK, source.size - at));
 }

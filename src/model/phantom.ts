@@ -1,6 +1,6 @@
 // Buffers without memory: shapes for planning and estimates before anything is loaded.
 
-import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
+import type { DType } from "../tensor/dtype.ts";
 import type { DeviceBuffer, Tensor } from "../tensor/tensor.ts";
 
 export function phantomBuffer(label: string): DeviceBuffer {
@@ -11,5 +11,3 @@ export function phantomBuffer(label: string): DeviceBuffer {
 export function phantomTensor(dtype: DType, rows: number, cols: number): Tensor {
   return { buffer: phantomBuffer("phantom"), offset: 0, rows, cols, stride: cols, dtype };
 }
-
-export const tensorBytes = (tensor: Tensor): number => tensor.rows * tensor.cols * BYTES_PER_ELEMENT[tensor.dtype];

@@ -51,8 +51,6 @@ export const METRIC_LABELS: Readonly<Record<MetricName, string>> = {
   "error-rate": "Error rate",
 };
 
-export const rankLabel = (rank: number): string => (rank === 0 ? "base" : `rank ${rank}`);
-
 /** 12.3 %, held together by a no-break space. */
 export const percent = (share: number): string => `${(100 * share).toFixed(1)}\u00a0%`;
 
