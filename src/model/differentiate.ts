@@ -149,15 +149,21 @@ class Gradients {
   }
 
   #passThrough(entry: Call): Call[] {
-    const gradient = this.#of.get(outputsOf(entry)[0]!)!;
+    const [sum] = outputsOf(entry);
+    const gradient = this.#of.get(sum!)!;
+    // Handing it on is all the reading there is, so the terms may share it with the sum.
+    this.#consumed.add(sum!);
     const calls: Call[] = [];
     for (const value of inputsOf(entry)) {
       if (!this.#wanted.has(value)) continue;
       const known = this.#of.get(value);
-      if (known) calls.push(call("add", { a: known, b: gradient, y: known }));
-      else this.#of.set(value, gradient);
+      if (!known) {
+        this.#of.set(value, gradient);
+        continue;
+      }
+      this.#assertExclusive(value, known);
+      calls.push(call("add", { a: known, b: gradient, y: known }));
     }
-    for (const value of outputsOf(entry)) this.#consumed.add(value);
     return calls;
   }
 

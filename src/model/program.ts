@@ -27,10 +27,7 @@ export function planProgram(
 }
 
 /** A list on the views of one shape. */
-interface Bound {
-  readonly calls: readonly (() => void)[];
-  readonly buffers: readonly DeviceBuffer[];
-}
+type BoundList = readonly (() => void)[];
 
 /** Shapes whose bound lists are kept. */
 const MOST_KEPT = 16;
@@ -42,7 +39,9 @@ export class Program implements Disposable {
   readonly #calls: readonly Call[];
   readonly #largest: Shape;
   readonly #arena: DeviceBuffer;
-  readonly #kept = new Map<string, Bound>();
+  readonly #kept = new Map<string, BoundList>();
+  /** Every buffer that the list touches: none may be released before it runs. */
+  readonly #buffers = new Set<DeviceBuffer>();
   /** The list was checked against the ops' signatures. */
   #checked = false;
 
@@ -75,32 +74,30 @@ export class Program implements Disposable {
           "OP_ARGUMENT",
           `${key} = ${shape[key]} rows, but the step was planned for ${this.#largest[key]}`,
         );
-    const bound = this.#bind(shape, runtime);
-    for (const buffer of bound.buffers)
+    const calls = this.#bind(shape, runtime);
+    for (const buffer of this.#buffers)
       if (buffer.disposed)
         throw new QdlError("TENSOR_STALE", `"${buffer.label}" was released, but a step still reads it`);
-    for (const call of bound.calls) call();
+    for (const call of calls) call();
   }
 
   /** The list on the views of one shape: kept, since decoding and packed training run the same shape again and again. */
-  #bind(shape: Shape, runtime: RuntimeValues): Bound {
+  #bind(shape: Shape, runtime: RuntimeValues): BoundList {
     const key = JSON.stringify([shape, runtime]);
     const kept = this.#kept.get(key);
     if (kept) return kept;
     const { scratchBytes, scratchOffset } = this.plan;
     const scratch = scratchBytes > 0 ? matrix(this.#arena, "u8", 1, scratchBytes, scratchOffset) : null;
-    const buffers = new Set<DeviceBuffer>();
     const calls = this.#calls.map((entry) => {
       const args = bind(entry, (value) => this.tensor(value, shape), runtime);
-      for (const { tensor } of tensorsOf(args)) buffers.add(tensor.buffer);
+      if (!this.#checked) for (const { tensor } of tensorsOf(args)) this.#buffers.add(tensor.buffer);
       return this.#backend.prepare(entry.op, args, scratch, this.#checked);
     });
-    // Other shapes are the same views with fewer rows.
+    // Other shapes are the same views, of the same buffers, with fewer rows.
     this.#checked = true;
     if (this.#kept.size === MOST_KEPT) this.#kept.delete(this.#kept.keys().next().value!);
-    const bound = { calls, buffers: [...buffers] };
-    this.#kept.set(key, bound);
-    return bound;
+    this.#kept.set(key, calls);
+    return calls;
   }
 
   [Symbol.dispose](): void {

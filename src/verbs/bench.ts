@@ -234,7 +234,7 @@ function randomModel(backend: Backend, { shape, baseFormat, compute }: Checked):
   return randomBase(backend, { config: NAMED_SHAPES[shape], format: baseFormat, computeDtype }, 1);
 }
 
-/** Sequences of random tokens in which every token predicts one: each is one token longer than what the model reads. */
+/** Sequences of random tokens in which every token predicts one. */
 function fullBatch(count: number, seq: number, vocabulary: number): Batch {
   const stream = randomStream(1, "bench");
   const samples = Array.from({ length: count }, (_, id): Sample => {
@@ -242,7 +242,7 @@ function fullBatch(count: number, seq: number, vocabulary: number): Batch {
     return { id, file: "bench", line: id + 1, tokens, supervised: new Uint8Array(seq).fill(1) };
   });
   const batch = layOut(samples);
-  // The last token of a sample predicts nothing; here it does, so that every row counts.
+  // The last token of a sample predicts nothing in training; here it predicts itself, so that every row counts.
   const targets = batch.targets.map((target, row) => (target < 0 ? batch.tokens[row]! : target));
   return { ...batch, targets, supervised: targets.length };
 }
@@ -272,8 +272,7 @@ function decodeBytes(model: FrozenModel, config: AdapterConfig, rank: number, le
   const compute = model.computeDtype === "bf16" ? 2 : 4;
   const head = vocabulary * hidden * (model.head.dtype === "bf16" ? 2 : 4);
   const table = model.embedding === model.head ? 0 : head;
-  const adapter =
-    model.layers.length * config.targets.length === 0 ? 0 : adapterRowBytes(model, config, compute) * rank;
+  const adapter = adapterRowBytes(model, config, compute) * rank;
   return model.bytes - table + adapter + 2 * layers * kvHeads * headDim * length * compute;
 }
 

@@ -24,8 +24,7 @@ async function learn(
   rank: number,
   batch: Batch = BATCH,
 ) {
-  const { list, arena } = planAt(backend, model, adapter, SHAPE, levels);
-  using program = new LossProgram(backend, model, list, arena, SHAPE, "test arena");
+  using program = LossProgram.learner(backend, model, adapter, SHAPE, levels);
   backend.run("fill", { y: adapter.gradients!, value: 0 });
   const losses = await program.run(
     batch,
