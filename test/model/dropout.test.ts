@@ -1,13 +1,12 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { scaleAt } from "../../src/adapter/config.ts";
 import type { Adapter } from "../../src/adapter/parameters.ts";
 import type { Backend } from "../../src/backends/backend.ts";
 import { openBackend } from "../../src/backends/open.ts";
 import type { Batch } from "../../src/data/batch.ts";
 import type { FrozenModel } from "../../src/model/frozen-model.ts";
-import { LossProgram, uniformRange } from "../../src/model/loss-program.ts";
 import type { KeepLevel } from "../../src/model/steps.ts";
 import { randomStream } from "../../src/random/philox.ts";
+import { learn as learnStep } from "./learn.ts";
 import { adapterConfig, randomAdapter, randomBatch, tinyModel } from "./tiny-model.ts";
 
 const WHOLE = randomBatch([13, 4, 7]);
@@ -50,21 +49,12 @@ describe.each(["reference", "cpu"] as const)("dropout on %s", (name) => {
     readonly batches?: readonly Batch[];
   }
 
-  /** Loss and gradients of a step, cut into the given micro-batches. */
-  async function learn({ p = 0.3, step = 5, levels = keep, batches = [WHOLE] }: Options = {}) {
-    const shape = { N: WHOLE.tokens.length, S: 3, Q: 0 };
-    using program = LossProgram.learner(backend, model, adapter, shape, levels, p > 0 ? { p, seed: 9 } : null);
-    backend.run("fill", { y: adapter.gradients!, value: 0 });
-    let loss = 0;
-    for (const batch of batches) {
-      const ranges = uniformRange(batch, 4, scaleAt(adapter.config, 4));
-      const losses = await program.run(batch, ranges, 1 / WHOLE.supervised, step);
-      loss += losses.reduce((a, b) => a + b, 0) / WHOLE.supervised;
-    }
-    const gradients = new Map<string, Float32Array>();
-    for (const tensor of adapter.tensors) gradients.set(tensor.name, await adapter.download(tensor.training!.gradient));
-    return { loss, gradients };
-  }
+  /** A step at rank 4. */
+  const learn = ({ p = 0.3, step = 5, levels = keep, batches = [WHOLE] }: Options = {}) =>
+    learnStep({
+      ...{ backend, model, adapter, levels, batches, rank: 4, index: step },
+      dropout: p > 0 ? { p, seed: 9 } : null,
+    });
 
   function distance(a: Map<string, Float32Array>, b: Map<string, Float32Array>): number {
     let [difference, norm] = [0, 0];

@@ -10,31 +10,11 @@ import { planAt, planTraining } from "../../src/model/memory-plan.ts";
 import type { KeepLevel } from "../../src/model/steps.ts";
 import type { RankRange } from "../../src/ops/rank-range.ts";
 import { randomStream } from "../../src/random/philox.ts";
+import { learn } from "./learn.ts";
 import { adapterConfig, randomAdapter, randomBatch, tinyModel } from "./tiny-model.ts";
 
 const BATCH = randomBatch([13, 1, 7]);
 const SHAPE = { N: BATCH.tokens.length, S: 3, Q: 0 };
-
-/** Loss and all gradients of one micro-batch at one rank. */
-async function learn(
-  backend: Backend,
-  model: FrozenModel,
-  adapter: Adapter,
-  levels: readonly KeepLevel[],
-  rank: number,
-  batch: Batch = BATCH,
-) {
-  using program = LossProgram.learner(backend, model, adapter, SHAPE, levels);
-  backend.run("fill", { y: adapter.gradients!, value: 0 });
-  const losses = await program.run(
-    batch,
-    uniformRange(batch, rank, scaleAt(adapter.config, rank)),
-    1 / batch.supervised,
-  );
-  const gradients = new Map<string, Float32Array>();
-  for (const tensor of adapter.tensors) gradients.set(tensor.name, await adapter.download(tensor.training!.gradient));
-  return { loss: losses.reduce((a, b) => a + b, 0) / batch.supervised, gradients, bytes: program.bytes };
-}
 
 /** ‖a − b‖ / ‖b‖ */
 function relative(a: ArrayLike<number>, b: ArrayLike<number>): number {
@@ -64,8 +44,11 @@ describe.each(["reference", "cpu"] as const)("training list on %s", (name) => {
     await backend[Symbol.asyncDispose]();
   });
 
+  const learnAt = (levels: readonly KeepLevel[], rank: number) =>
+    learn({ backend, model, adapter, levels, rank, batches: [BATCH] });
+
   test.each([1, 3, 8])("gradients at rank %i agree with a directional difference of the loss", async (rank) => {
-    const { gradients } = await learn(backend, model, adapter, keepAll, rank);
+    const { gradients } = await learnAt(keepAll, rank);
     const weights = await adapter.weights();
     const direction = new Map(
       [...weights].map(([key, values]) => {
@@ -81,7 +64,7 @@ describe.each(["reference", "cpu"] as const)("training list on %s", (name) => {
       adapter.load(
         new Map([...weights].map(([key, values]) => [key, values.map((v, i) => v + h * direction.get(key)![i]!)])),
       );
-      return (await learn(backend, model, adapter, keepAll, rank)).loss;
+      return (await learnAt(keepAll, rank)).loss;
     };
     const h = 2e-3;
     const numeric = ((await lossAt(h)) - (await lossAt(-h))) / (2 * h);
@@ -90,7 +73,7 @@ describe.each(["reference", "cpu"] as const)("training list on %s", (name) => {
   });
 
   test("rows at or above the rank get exactly no gradient, rows below do", async () => {
-    const { gradients } = await learn(backend, model, adapter, keepAll, 3);
+    const { gradients } = await learnAt(keepAll, 3);
     for (const { name: key, cols } of adapter.tensors) {
       const gradient = gradients.get(key)!;
       expect(
@@ -106,14 +89,14 @@ describe.each(["reference", "cpu"] as const)("training list on %s", (name) => {
   });
 
   test("keeping, recomputing and mixing give the same bits, in less memory", async () => {
-    const all = await learn(backend, model, adapter, keepAll, 8);
+    const all = await learnAt(keepAll, 8);
     for (const levels of [
       ["recompute-cheap", "recompute-cheap"],
       ["recompute-layer", "recompute-layer"],
       ["recompute-layer", "keep"],
       ["keep", "recompute-cheap"],
     ] as KeepLevel[][]) {
-      const other = await learn(backend, model, adapter, levels, 8);
+      const other = await learnAt(levels, 8);
       expect(other.loss).toBe(all.loss);
       for (const [key, gradient] of all.gradients)
         expect(other.gradients.get(key), `${levels} ${key}`).toEqual(gradient);
@@ -122,7 +105,7 @@ describe.each(["reference", "cpu"] as const)("training list on %s", (name) => {
   });
 
   test("rank 0 is the base alone: no gradient, and the loss of a scorer without adapter", async () => {
-    const { loss, gradients } = await learn(backend, model, adapter, keepAll, 0);
+    const { loss, gradients } = await learnAt(keepAll, 0);
     for (const gradient of gradients.values()) expect(gradient.every((g) => g === 0)).toBe(true);
     using scorer = LossProgram.scorer(backend, model, adapter, SHAPE);
     const losses = await scorer.run(BATCH, [], 0);
@@ -162,6 +145,15 @@ describe.each(["reference", "cpu"] as const)("training list on %s", (name) => {
     const equal = await gradientsAt(perSegment([4, 4, 4]));
     const uniform = await gradientsAt(uniformRange(BATCH, 4, scaleAt(adapter.config, 4)));
     expect(relative(equal.all, uniform.all)).toBeLessThan(1e-6);
+  });
+
+  test("a step after something it reads was released is refused, on a shape that was run before too", async () => {
+    const other = tinyModel(backend, "f32");
+    using program = LossProgram.learner(backend, other, adapter, SHAPE, keepAll);
+    const run = () => program.run(BATCH, uniformRange(BATCH, 1, 1), 1);
+    await run();
+    other.dispose();
+    await expect(run()).rejects.toMatchObject({ code: "TENSOR_STALE", message: expect.stringContaining("released") });
   });
 
   test("the plan obeys a budget and refuses an impossible one with the numbers", () => {
