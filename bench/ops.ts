@@ -105,13 +105,16 @@ function losses(): void {
 
 function attentions(): void {
   for (const dtype of ["bf16", "f32"] as const)
-    for (const [segments, length, heads, groups, dim] of [
-      [12, 125, 8, 4, 32],
-      [1, 1500, 8, 4, 32],
-      [1, 2048, 8, 8, 64],
+    for (const [segments, length, heads, groups, dim, window, softCap] of [
+      [12, 125, 8, 4, 32, null, null],
+      [1, 1500, 8, 4, 32, null, null],
+      [1, 2048, 8, 8, 64, null, null],
+      [1, 2048, 8, 8, 64, 256, null],
+      [1, 2048, 8, 8, 64, null, 50],
     ] as const) {
       const rows = segments * length;
-      const name = `${segments}×${length} rows, ${heads}/${groups} heads of ${dim}`;
+      const extras = `${window ? `, window ${window}` : ""}${softCap ? `, soft cap ${softCap}` : ""}`;
+      const name = `${segments}×${length} rows, ${heads}/${groups} heads of ${dim}${extras}`;
       const shared = (m: Maker) => ({
         q: m.floats(rows, heads * dim),
         k: m.floats(rows, groups * dim),
@@ -121,9 +124,12 @@ function attentions(): void {
         lse: m.floats(rows, heads, "f32"),
         headDim: dim,
         scale: dim ** -0.5,
+        window,
+        softCap,
       });
-      // Useful work: the causal half, two products forward and five backward.
-      const flops = 2 * dim * heads * segments * ((length * (length + 1)) / 2);
+      // Useful work: the visible pairs, two products forward and five backward.
+      const width = window ?? length;
+      const flops = 2 * dim * heads * segments * (width * length - (width * (width - 1)) / 2);
       time(`attention ${name}`, dtype, "flops", "attention", shared, 2 * flops);
       time(
         `attentionBackward ${name}`,

@@ -1,5 +1,6 @@
 // The lists of the three things a model does: learn from a micro-batch, score one, and decode.
 
+import type { AttentionAttributes } from "../ops/attention-heads.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type AdapterParameters, NO_ADAPTER } from "./adapter-parameters.ts";
 import { differentiate, outputsOf } from "./differentiate.ts";
@@ -181,8 +182,8 @@ function segmentAttention(model: FrozenModel, starts: Value): AttentionStrategy 
   };
 }
 
-function attentionShape({ config }: FrozenModel): { headDim: number; scale: number } {
-  return { headDim: config.headDim, scale: 1 / Math.sqrt(config.headDim) };
+function attentionShape({ config }: FrozenModel): AttentionAttributes {
+  return { headDim: config.headDim, scale: 1 / Math.sqrt(config.headDim), window: null, softCap: null };
 }
 
 function finalNorm(model: FrozenModel, x: Value, y: Value): Call {

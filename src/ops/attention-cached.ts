@@ -1,12 +1,21 @@
-// Attention of new queries over a key/value cache: query row i sees cache rows slots[i] .. slots[i] + lengths[i] − 1.
+// Attention of new queries over a key/value cache: query row i sees cache rows slots[i] .. slots[i] + lengths[i] − 1, with a
+// window the last `window` of them. Scores as in attention.ts.
 // Serves prefill (one row per prompt token) and decode alike; the new keys and values were appended before.
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { attend, checkHeads, type Heads, headsOf, range } from "./attention-heads.ts";
+import {
+  type AttentionAttributes,
+  attend,
+  checkAttention,
+  firstSeen,
+  type Heads,
+  headsOf,
+  range,
+} from "./attention-heads.ts";
 import { bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
 
-export interface AttentionCachedArgs {
+export interface AttentionCachedArgs extends AttentionAttributes {
   /** [Q, H·D] */
   readonly q: Tensor;
   /** [T, G·D] */
@@ -19,10 +28,6 @@ export interface AttentionCachedArgs {
   readonly lengths: Tensor;
   /** [Q, H·D] */
   readonly o: Tensor;
-  /** D */
-  readonly headDim: number;
-  /** Factor on q·k, usually 1/√D. */
-  readonly scale: number;
 }
 
 export const attentionCached: Op<AttentionCachedArgs> = {
@@ -35,8 +40,9 @@ export const attentionCached: Op<AttentionCachedArgs> = {
     lengths: { access: "in", dims: ["Q", "1"], dtypes: ["i32"] },
     o: { access: "out", dims: ["Q", "HD"], dtypes: ["f64", "f32", "bf16"] },
   },
-  validate: ({ q, kCache, headDim, scale }) => checkHeads(attentionCached, q.cols, kCache.cols, headDim, scale),
-  reference({ q, kCache, vCache, slots, lengths, o, headDim, scale }) {
+  validate: ({ q, kCache, ...attributes }) => checkAttention(attentionCached, q.cols, kCache.cols, attributes),
+  reference({ q, kCache, vCache, slots, lengths, o, ...attributes }) {
+    const { headDim } = attributes;
     const heads = headsOf(q, headDim);
     const keys = headsOf(kCache, headDim);
     const values = headsOf(vCache, headDim);
@@ -46,8 +52,10 @@ export const attentionCached: Op<AttentionCachedArgs> = {
     for (let n = 0; n < q.rows; n++)
       for (let h = 0; h < heads.count; h++) {
         const group = Math.floor(h / (heads.count / keys.count));
-        const seen = (cache: Heads) => range(first[n]!, first[n]! + count[n]!).map((row) => cache.at(row, group));
-        out.set(attend(heads.at(n, h), seen(keys), seen(values), scale).o, n * o.cols + h * headDim);
+        const end = first[n]! + count[n]!;
+        const rows = range(firstSeen(first[n]!, end - 1, attributes), end);
+        const seen = (cache: Heads) => rows.map((row) => cache.at(row, group));
+        out.set(attend(heads.at(n, h), seen(keys), seen(values), attributes).o, n * o.cols + h * headDim);
       }
     writeMatrix(o, out);
   },
@@ -60,11 +68,29 @@ export const attentionCached: Op<AttentionCachedArgs> = {
     },
     { name: "prime sizes", dtypes: FLOATS, make: (m) => sampleCall(m, 37, 3, 3, 7, [0, 1, 30], [37, 1, 7]) },
     { name: "long", dtypes: FLOATS, make: (m) => sampleCall(m, 300, 8, 2, 64, [0, 100], [300, 131]) },
+    {
+      name: "a window, prefill and decode",
+      dtypes: FLOATS,
+      make: (m) => ({
+        ...sampleCall(m, 211, 4, 2, 16, [...Array(110).fill(3), 113, 150], [...range(1, 111), 37, 61]),
+        window: 19,
+      }),
+    },
+    {
+      name: "soft-capped scores and a window that nothing exceeds",
+      dtypes: FLOATS,
+      make: (m) => ({ ...sampleCall(m, 71, 2, 1, 8, [0, 0, 0, 68], [65, 66, 67, 3]), window: 67, softCap: 1.5 }),
+    },
   ],
   badSamples: [
     {
       name: "a head dim that does not divide",
       make: (m) => ({ ...sampleCall(m, 5, 2, 1, 4, [0], [2]), headDim: 3 }),
+    },
+    { name: "a window of 0", make: (m) => ({ ...sampleCall(m, 5, 2, 1, 4, [0], [2]), window: 0 }) },
+    {
+      name: "an endless soft cap",
+      make: (m) => ({ ...sampleCall(m, 5, 2, 1, 4, [0], [2]), softCap: Number.POSITIVE_INFINITY }),
     },
     {
       name: "more slots than queries",
@@ -80,8 +106,11 @@ export const attentionCached: Op<AttentionCachedArgs> = {
       reason: "outputs, and factors on the way to them, rounded to bf16 (2⁻⁹ each)",
     },
   },
-  // The cache's rows bound what is read; lengths are not known here.
-  cost: (args) => ({ flops: 4 * args.q.cols * args.q.rows * args.kCache.rows, bytes: bytesOf(args) }),
+  // The cache's rows and the window bound what is read; lengths are not known here.
+  cost: (args) => ({
+    flops: 4 * args.q.cols * args.q.rows * Math.min(args.kCache.rows, args.window ?? args.kCache.rows),
+    bytes: bytesOf(args),
+  }),
 };
 
 function sampleCall(
@@ -102,5 +131,7 @@ function sampleCall(
     o: m.output("out", m.dtype, slots.length, heads * headDim),
     headDim,
     scale: 1 / Math.sqrt(headDim),
+    window: null,
+    softCap: null,
   };
 }

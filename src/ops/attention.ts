@@ -1,13 +1,25 @@
 // Causal softmax attention within each segment; query head h reads key/value head h div (H/G).
-//   o_n = Σ_{j ≤ n, same segment} softmax(scale·q_n·k_j) v_j;   lse_n = log Σ_j exp(scale·q_n·k_j), saved for backward.
-// Tail padding rows: o = 0, lse = 0. No query sees another segment, to the bit.
+//   o_n = Σ_j softmax(z_n)_j v_j;   lse_n = log Σ_j exp(z_nj), saved for backward;   j: the keys that n sees,
+//   n − window < j ≤ n in the same segment (j ≤ n without a window), as transformers' sliding_window counts them;
+//   z_nj = scale·q_n·k_j, or softCap·tanh(scale·q_n·k_j/softCap).
+// Tail padding rows: o = 0, lse = 0. No query sees another segment, to the bit. A kernel skips keys outside the window.
 
 import { writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { attend, checkHeads, type Heads, headsOf, range, segmentsOf } from "./attention-heads.ts";
+import {
+  type AttentionAttributes,
+  attend,
+  checkAttention,
+  firstSeen,
+  type Heads,
+  headsOf,
+  range,
+  segmentsOf,
+  visiblePairs,
+} from "./attention-heads.ts";
 import { broken, bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 
-export interface AttentionArgs {
+export interface AttentionArgs extends AttentionAttributes {
   /** [N, H·D] */
   readonly q: Tensor;
   /** [N, G·D] */
@@ -20,10 +32,6 @@ export interface AttentionArgs {
   readonly o: Tensor;
   /** f32 [N, H] */
   readonly lse: Tensor;
-  /** D */
-  readonly headDim: number;
-  /** Factor on q·k, usually 1/√D. */
-  readonly scale: number;
 }
 
 export interface AttentionShape {
@@ -35,6 +43,8 @@ export interface AttentionShape {
   readonly starts: readonly number[];
   /** Standard deviation of q: large ones make scores that overflow exp. */
   readonly spread?: number;
+  readonly window?: number;
+  readonly softCap?: number;
 }
 
 export const ATTENTION_SHAPES: readonly AttentionShape[] = [
@@ -50,10 +60,45 @@ export const ATTENTION_SHAPES: readonly AttentionShape[] = [
   },
   { name: "huge scores", n: 23, heads: 2, groups: 1, headDim: 12, starts: [0, 11, 23], spread: 60 },
   { name: "one key/value head, long", n: 130, heads: 4, groups: 1, headDim: 64, starts: [0, 70, 130] },
+  { name: "a window of two keys", n: 7, heads: 2, groups: 1, headDim: 5, starts: [0, 3, 7], window: 2 },
+  {
+    name: "a window shorter than a tile, segments, padding",
+    n: 211,
+    heads: 4,
+    groups: 2,
+    headDim: 24,
+    starts: [0, 100, 101, 203],
+    window: 13,
+  },
+  { name: "a window across tiles", n: 331, heads: 2, groups: 1, headDim: 32, starts: [0, 331], window: 101 },
+  { name: "a window wider than a segment", n: 23, heads: 1, groups: 1, headDim: 8, starts: [0, 9, 23], window: 11 },
+  { name: "soft-capped scores", n: 67, heads: 4, groups: 2, headDim: 16, starts: [0, 29, 67], spread: 3, softCap: 2 },
+  {
+    name: "soft cap far below huge scores, and a window",
+    n: 131,
+    heads: 2,
+    groups: 2,
+    headDim: 12,
+    starts: [0, 131],
+    spread: 60,
+    window: 37,
+    softCap: 50,
+  },
 ];
 
+/** Forward only: the gradients of q and k are 0, which leaves a relative error nothing to relate to. */
+const OWN_KEY_ONLY: AttentionShape = {
+  name: "a window of one key",
+  n: 7,
+  heads: 2,
+  groups: 1,
+  headDim: 5,
+  starts: [0, 3, 7],
+  window: 1,
+};
+
 export function sampleAttention(m: SampleMaker, shape: AttentionShape): AttentionArgs {
-  const { n, heads, groups, headDim, starts, spread = 1 } = shape;
+  const { n, heads, groups, headDim, starts, spread = 1, window = null, softCap = null } = shape;
   return {
     q: m.normal(m.dtype, n, heads * headDim, spread),
     k: m.normal(m.dtype, n, groups * headDim),
@@ -63,6 +108,8 @@ export function sampleAttention(m: SampleMaker, shape: AttentionShape): Attentio
     lse: m.output("out", statisticsDtype(m.dtype), n, heads),
     headDim,
     scale: 1 / Math.sqrt(headDim),
+    window,
+    softCap,
   };
 }
 
@@ -91,11 +138,13 @@ export const attention: Op<AttentionArgs> = {
       dv: { gradientOf: "v" },
     },
   },
-  validate({ q, k, lse, headDim, scale }) {
-    checkHeads(attention, q.cols, k.cols, headDim, scale);
-    if (lse.cols !== q.cols / headDim) throw broken(attention, "lse.cols", `${q.cols / headDim} query heads`, lse.cols);
+  validate({ q, k, lse, ...attributes }) {
+    checkAttention(attention, q.cols, k.cols, attributes);
+    const heads = q.cols / attributes.headDim;
+    if (lse.cols !== heads) throw broken(attention, "lse.cols", `${heads} query heads`, lse.cols);
   },
-  reference({ q, k, v, starts, o, lse, headDim, scale }) {
+  reference({ q, k, v, starts, o, lse, ...attributes }) {
+    const { headDim } = attributes;
     const heads = headsOf(q, headDim);
     const keys = headsOf(k, headDim);
     const values = headsOf(v, headDim);
@@ -105,15 +154,16 @@ export const attention: Op<AttentionArgs> = {
     for (const { from, to } of segmentsOf(starts))
       for (let n = from; n < to; n++)
         for (let h = 0; h < heads.count; h++) {
-          const seen = (matrix: Heads) => range(from, n + 1).map((j) => matrix.at(j, Math.floor(h / group)));
-          const head = attend(heads.at(n, h), seen(keys), seen(values), scale);
+          const rows = range(firstSeen(from, n, attributes), n + 1);
+          const seen = (matrix: Heads) => rows.map((j) => matrix.at(j, Math.floor(h / group)));
+          const head = attend(heads.at(n, h), seen(keys), seen(values), attributes);
           out.set(head.o, n * o.cols + h * headDim);
           logSums[n * heads.count + h] = head.lse;
         }
     writeMatrix(o, out);
     writeMatrix(lse, logSums);
   },
-  samples: ATTENTION_SHAPES.map((shape) => ({
+  samples: [...ATTENTION_SHAPES, OWN_KEY_ONLY].map((shape) => ({
     name: shape.name,
     dtypes: FLOATS,
     make: (m: SampleMaker) => sampleAttention(m, shape),
@@ -136,6 +186,9 @@ export const attention: Op<AttentionArgs> = {
       make: (m) => ({ ...sampleAttention(m, ATTENTION_SHAPES[2]!), lse: m.output("out", "f32", 19, 2) }),
     },
     { name: "scale NaN", make: (m) => ({ ...sampleAttention(m, ATTENTION_SHAPES[2]!), scale: Number.NaN }) },
+    { name: "a window of 0", make: (m) => ({ ...sampleAttention(m, ATTENTION_SHAPES[2]!), window: 0 }) },
+    { name: "half a window", make: (m) => ({ ...sampleAttention(m, ATTENTION_SHAPES[2]!), window: 2.5 }) },
+    { name: "a soft cap of 0", make: (m) => ({ ...sampleAttention(m, ATTENTION_SHAPES[2]!), softCap: 0 }) },
   ],
   tolerance: {
     f64: { normalised: 1e-13, worst: 1e-12, reason: "double precision, another order of summation" },
@@ -146,6 +199,6 @@ export const attention: Op<AttentionArgs> = {
       reason: "outputs, and factors on the way to them, rounded to bf16 (2⁻⁹ each)",
     },
   },
-  // Half of the square: each row sees on average half of its segment; segments are not known here, so one is assumed.
-  cost: (args) => ({ flops: 2 * args.q.rows * args.q.rows * args.q.cols, bytes: bytesOf(args) }),
+  // Segments are not known here, so one is assumed.
+  cost: (args) => ({ flops: 4 * visiblePairs(args.q.rows, args) * args.q.cols, bytes: bytesOf(args) }),
 };

@@ -20,7 +20,9 @@ export function itKeepsRanksAndSegmentsApart(backend: Backend, dtypes: readonly 
       if (!("unsupported" in backend.kernels.adaptedLinears))
         it(`a smaller rank after a larger one gives what it gives alone (${dtype})`, () => smallerRank(backend, dtype));
       if (!("unsupported" in backend.kernels.attention) && !("unsupported" in backend.kernels.attentionBackward))
-        it(`a segment does not see the other ones (${dtype})`, () => separateSegments(backend, dtype));
+        for (const extras of [{}, { window: 7, softCap: 3 }])
+          it(`a segment does not see the other ones (${dtype}${"window" in extras ? ", window" : ""})`, () =>
+            separateSegments(backend, dtype, extras));
     }
   });
 }
@@ -48,8 +50,12 @@ async function smallerRank(backend: Backend, dtype: DType): Promise<void> {
 }
 
 /** Two segments and a tail; everything outside the second segment is changed, and its results must stay to the bit. */
-async function separateSegments(backend: Backend, dtype: DType): Promise<void> {
-  const shape = { name: "apart", n: 41, heads: 4, groups: 2, headDim: 24, starts: [0, 18, 37] };
+async function separateSegments(
+  backend: Backend,
+  dtype: DType,
+  extras: { readonly window?: number; readonly softCap?: number },
+): Promise<void> {
+  const shape = { name: "apart", n: 41, heads: 4, groups: 2, headDim: 24, starts: [0, 18, 37], ...extras };
   const results: Uint8Array[][] = [];
   for (const change of [false, true]) {
     const m = sampleMaker(dtype, "segments");

@@ -2,6 +2,7 @@
 // Sizes that both sides must agree on are decided here and passed along.
 
 import { QdlError } from "../../errors.ts";
+import type { AttentionAttributes } from "../../ops/attention-heads.ts";
 import { dropThreshold, maskHash } from "../../ops/dropout.ts";
 import type { ArgsOf, OpName } from "../../ops/index.ts";
 import type { RankRange } from "../../ops/rank-range.ts";
@@ -66,17 +67,17 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
     rope: kernel("rope", (w, { x, cosSin, y, direction }) =>
       w.tensors(x, headsOf(cosSin), y).number(direction === "forward" ? 0 : 1),
     ),
-    attention: kernel("attention", (w, { q, k, v, starts, o, lse, headDim, scale }) =>
-      w.tensors(q, k, v, starts, o, lse).number(supportedHead(headDim)).number(scale),
+    attention: kernel("attention", (w, { q, k, v, starts, o, lse, ...attributes }) =>
+      scoring(w.tensors(q, k, v, starts, o, lse), attributes),
     ),
     attentionBackward: kernel(
       "attentionBackward",
-      (w, { q, k, v, starts, o, lse, dO, dq, dk, dv, headDim, scale }) =>
-        w.tensors(q, k, v, starts, o, lse, dO, dq, dk, dv).number(supportedHead(headDim)).number(scale),
+      (w, { q, k, v, starts, o, lse, dO, dq, dk, dv, ...attributes }) =>
+        scoring(w.tensors(q, k, v, starts, o, lse, dO, dq, dk, dv), attributes),
       ({ lse }) => 4 * lse.rows * lse.cols + ALIGNMENT,
     ),
-    attentionCached: kernel("attentionCached", (w, { q, kCache, vCache, slots, lengths, o, headDim, scale }) =>
-      w.tensors(q, kCache, vCache, slots, lengths, o).number(supportedHead(headDim)).number(scale),
+    attentionCached: kernel("attentionCached", (w, { q, kCache, vCache, slots, lengths, o, ...attributes }) =>
+      scoring(w.tensors(q, kCache, vCache, slots, lengths, o), attributes),
     ),
     kvAppend: kernel("kvAppend", (w, { x, rows, cache }) => w.tensors(x, rows, cache)),
     swiglu: kernel("swiglu", (w, { gate, up, y }) => w.tensors(gate, up, y)),
@@ -156,6 +157,14 @@ function gradientElements(rows: number, a: readonly (Tensor | null)[], ranges: r
   const adapters = a.filter((entry) => entry !== null).length;
   return adapters * (rows * roundUp(rank, 32) + 2 * rank * roundUp(longest, 32));
 }
+
+/** No window and no soft cap are 0. */
+const scoring = (w: Words, { headDim, scale, window, softCap }: AttentionAttributes): Words =>
+  w
+    .number(supportedHead(headDim))
+    .number(scale)
+    .number(window ?? 0)
+    .number(softCap ?? 0);
 
 const headsOf = (cosSin: Tensor): Tensor => {
   supportedHead(cosSin.cols);

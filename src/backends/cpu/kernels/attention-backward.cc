@@ -11,8 +11,8 @@ namespace QDL_ISA {
 struct AttentionGradient {
   Tensor q, k, v, o, lse, dO, dq, dk, dv;
   Segments segments;
+  Scoring scoring;
   int64_t dim, heads, share;  // share: query heads per key/value head
-  float scale;
   float* delta;  // [N, heads]
 };
 
@@ -40,7 +40,8 @@ static void queryTile(uint8_t* workspace, const AttentionGradient& g, const Segm
     const float* b = read(g.o, tile.from + i, head * dim, dim, bufferB);
     g.delta[(tile.from + i) * g.heads + head] = dotRow(a, b, dim);
   }
-  for (int64_t key = tile.start; key < tile.to; key += KEYS) {
+  const int64_t first = most(tile.start, tile.from + 1 - g.scoring.window);
+  for (int64_t key = first; key < tile.to; key += KEYS) {
     const int64_t keys = least(KEYS, tile.to - key);
     const Source k = part(g.k, key, group * dim);
     packTransposed<C>(k, dim, keys, keyStrips, staging);
@@ -48,17 +49,21 @@ static void queryTile(uint8_t* workspace, const AttentionGradient& g, const Segm
     packPlain<C>(k, keys, dim, plainKeys);
     timesStrips<C>(queries, rows, dim, keyStrips, keys, scores, KEYS, false);
     timesStrips<C>(gradients, rows, dim, valueStrips, keys, products, KEYS, false);
+    const vf factor = splat(g.scoring.factor(scores, rows, roundUp(keys, LANES), KEYS));
     for (int64_t i = 0; i < rows; i++) {
-      const int64_t row = tile.from + i, seen = least(keys, row + 1 - key);
+      const int64_t row = tile.from + i, seen = least(keys, row + 1 - key), hidden = row + 1 - key - g.scoring.window;
       const vf shift = splat(*at<float>(g.lse, row, head)), delta = splat(g.delta[row * g.heads + head]);
       for (int64_t j = 0; j < roundUp(keys, LANES); j += LANES) {
-        vf p = exponential(load<vf>(scores + i * KEYS + j) * splat(g.scale) - shift);
+        const vf score = load<vf>(scores + i * KEYS + j) * factor;
+        vf p = exponential(score - shift);
         if (seen < j + LANES) p = below(seen - j, p, vf{});
-        const vf slope = p * (load<vf>(products + i * KEYS + j) - delta) * splat(g.scale);
+        if (hidden > j) p = below(hidden - j, vf{}, p);
+        vf slope = p * (load<vf>(products + i * KEYS + j) - delta) * splat(g.scoring.scale);
+        if (g.scoring.cap != 0) slope *= g.scoring.slope(score);
         storeScores<C>(slopes + i * KEYS + j, slope);
       }
     }
-    timesStrips<C>({slopes, KEYS}, rows, keys, plainKeys, dim, sums, pitch, key > tile.start);
+    timesStrips<C>({slopes, KEYS}, rows, keys, plainKeys, dim, sums, pitch, key > first);
   }
   for (int64_t i = 0; i < rows; i++) writeRow(g.dq, tile.from + i, head * dim, dim, sums + i * pitch, 1);
 }
@@ -87,9 +92,10 @@ static void keyTile(uint8_t* workspace, const AttentionGradient& g, const Segmen
   const Block<C> keyBlock = blockOf<C>(g.k, tile.from, keys, group * dim, dim, keyBuffer);
   const Block<C> valueBlock = blockOf<C>(g.v, tile.from, keys, group * dim, dim, valueBuffer);
   bool first = true;
+  const int64_t stop = least(tile.stop, tile.to - 1 + g.scoring.window);  // no query from here on sees a key of the tile
   for (int64_t head = group * g.share; head < (group + 1) * g.share; head++)
-    for (int64_t query = tile.from; query < tile.stop; query += BLOCK_QUERIES, first = false) {
-      const int64_t queries = least(BLOCK_QUERIES, tile.stop - query), whole = roundUp(queries, LANES);
+    for (int64_t query = tile.from; query < stop; query += BLOCK_QUERIES, first = false) {
+      const int64_t queries = least(BLOCK_QUERIES, stop - query), whole = roundUp(queries, LANES);
       const Source q = part(g.q, query, head * dim), dO = part(g.dO, query, head * dim);
       packTransposed<C>(q, dim, queries, queryStrips, staging);
       packTransposed<C>(dO, dim, queries, gradientStrips, staging);
@@ -102,14 +108,19 @@ static void keyTile(uint8_t* workspace, const AttentionGradient& g, const Segmen
         deltas[j] = g.delta[(query + j) * g.heads + head];
       }
       for (int64_t j = queries; j < whole; j++) shifts[j] = deltas[j] = 0;
+      const vf factor = splat(g.scoring.factor(scores, keys, whole, BLOCK_QUERIES));
       for (int64_t i = 0; i < keys; i++) {
-        const int64_t blind = tile.from + i - query;  // queries before this key do not see it
+        const int64_t blind = tile.from + i - query;      // queries before this key do not see it,
+        const int64_t beyond = blind + g.scoring.window;  // nor do those from here on
         for (int64_t j = 0; j < whole; j += LANES) {
           const int64_t at = i * BLOCK_QUERIES + j;
-          vf p = exponential(load<vf>(scores + at) * splat(g.scale) - load<vf>(shifts + j));
+          const vf score = load<vf>(scores + at) * factor;
+          vf p = exponential(score - load<vf>(shifts + j));
           if (j < blind) p = below(blind - j, vf{}, p);
+          if (beyond < j + LANES) p = below(beyond - j, p, vf{});
           storeScores<C>(weights + at, p);
-          vf slope = p * (load<vf>(products + at) - load<vf>(deltas + j)) * splat(g.scale);
+          vf slope = p * (load<vf>(products + at) - load<vf>(deltas + j)) * splat(g.scoring.scale);
+          if (g.scoring.cap != 0) slope *= g.scoring.slope(score);
           storeScores<C>(slopes + at, slope);
         }
       }
@@ -135,8 +146,8 @@ static void attentionBackward(Context& context, const double* words, uint8_t* sc
   g.dq = args.tensor();
   g.dk = args.tensor();
   g.dv = args.tensor();
-  g.dim = args.integer();
-  g.scale = static_cast<float>(args.number());
+  g.scoring = scoringOf(args);
+  g.dim = g.scoring.dim;
   g.heads = g.q.cols / g.dim;
   const int64_t groups = g.k.cols / g.dim;
   g.share = g.heads / groups;

@@ -27,9 +27,8 @@ static void attentionCached(Context& context, const double* words, uint8_t*) {
   Args args(words);
   const Tensor q = args.tensor(), kCache = args.tensor(), vCache = args.tensor(), slots = args.tensor();
   const Tensor lengths = args.tensor(), o = args.tensor();
-  const int64_t dim = args.integer();
-  const float scale = static_cast<float>(args.number());
-  const int64_t heads = q.cols / dim, share = heads / (kCache.cols / dim);
+  const Scoring scoring = scoringOf(args);
+  const int64_t dim = scoring.dim, heads = q.cols / dim, share = heads / (kCache.cols / dim);
   const CacheRows seen = {slots, lengths, q.rows, kCache.rows};
   int64_t tiles = 0;
   for (int64_t row = 0; row < q.rows; row = seen.tileEnd(row)) tiles++;
@@ -38,7 +37,8 @@ static void attentionCached(Context& context, const double* words, uint8_t*) {
       const int64_t head = i % heads, keyCol = head / share * dim;
       int64_t row = 0;
       for (int64_t tile = i / heads; tile > 0; tile--) row = seen.tileEnd(row);
-      const int64_t rows = seen.tileEnd(row) - row, from = seen.from(row), keys = seen.to(row + rows - 1) - from;
+      const int64_t rows = seen.tileEnd(row) - row, from = most(seen.from(row), seen.to(row) - scoring.window);
+      const int64_t keys = seen.to(row + rows - 1) - from;
       if (keys <= 0) return zeroRow(o, row, head * dim, dim);
       const Tensor k = window(kCache, from, keys, keyCol, dim), v = window(vCache, from, keys, keyCol, dim);
       AttentionTile tile = {{}, k, v, {}, {}, seen.to(row) - from, 1};
@@ -53,7 +53,7 @@ static void attentionCached(Context& context, const double* words, uint8_t*) {
         tile.o = window(o, row, together, head * dim, dim, dim);
         tile.step = 0;
       }
-      attentionTile<decltype(compute)>(context.workspaces[thread], tile, scale);
+      attentionTile<decltype(compute)>(context.workspaces[thread], tile, scoring);
     };
     parallel(context, tiles * heads, item);
   });

@@ -2,12 +2,17 @@
 // algorithm 1). Each block of 64 keys and values is packed once into the thread's workspace for all queries of the tile; q
 // is read once, o and lse are written once.
 #pragma once
+#include <cfloat>
+
 #include "attention.h"
 
 namespace qdl {
 namespace QDL_ISA {
 
-/** Views of one head: query i is row i of `q` and sees the first `seen` + i·`step` keys, at least one. At most QUERIES. */
+/**
+ * Views of one head: query i is row i of `q` and sees the last `window` of the first `seen` + i·`step` keys, at least one. At
+ * most QUERIES.
+ */
 struct AttentionTile {
   Tensor q, k, v, o;
   Tensor lse;  // [rows, 1], or null
@@ -23,7 +28,7 @@ QDL_INLINE Tensor window(const Tensor& t, int64_t row, int64_t rows, int64_t col
 }
 
 template <class C>
-static void attentionTile(uint8_t* workspace, const AttentionTile& tile, float scale) {
+static void attentionTile(uint8_t* workspace, const AttentionTile& tile, const Scoring& scoring) {
   typedef typename C::E E;
   Arena arena(workspace);
   const int64_t rows = tile.q.rows, dim = tile.q.cols, pitch = roundUp(dim, LANES);
@@ -38,7 +43,8 @@ static void attentionTile(uint8_t* workspace, const AttentionTile& tile, float s
   float* shrinks = arena.take<float>(QUERIES);
   float* totals = arena.take<float>(QUERIES * LANES);
   const Block<C> queries = blockOf<C>(tile.q, 0, rows, 0, dim, queryBuffer);
-  for (int64_t i = 0; i < QUERIES; i++) largest[i] = -INFINITY, shrinks[i] = 0;
+  // Finite, so that a row may pass a block of which it sees no key.
+  for (int64_t i = 0; i < QUERIES; i++) largest[i] = -FLT_MAX, shrinks[i] = 0;
   memset(totals, 0, QUERIES * LANES * 4);
 
   const auto askFor = [&](int64_t key) {
@@ -54,13 +60,15 @@ static void attentionTile(uint8_t* workspace, const AttentionTile& tile, float s
     packTransposed<C>(part(tile.k, key, 0), dim, keys, keyStrips, staging);
     packPlain<C>(part(tile.v, key, 0), keys, dim, valueStrips);
     timesStrips<C>(queries, rows, dim, keyStrips, keys, scores, KEYS, false);
+    const vf factor = splat(scoring.factor(scores, rows, vectors * LANES, KEYS));
     for (int64_t i = 0; i < rows; i++) {
-      const int64_t seen = least(keys, tile.seen + i * tile.step - key);
+      const int64_t end = tile.seen + i * tile.step - key, seen = least(keys, end), hidden = end - scoring.window;
       vf best = splat(-INFINITY);
       for (int j = 0; j < vectors; j++) {
         float* at = scores + i * KEYS + j * LANES;
-        vf s = load<vf>(at) * splat(scale);
+        vf s = load<vf>(at) * factor;
         if (seen < (j + 1) * LANES) s = below(seen - j * LANES, s, splat(-INFINITY));
+        if (hidden > j * LANES) s = below(hidden - j * LANES, splat(-INFINITY), s);
         store(at, s);
         best = maximum(s, best);
       }

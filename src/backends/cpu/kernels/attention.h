@@ -26,6 +26,40 @@ class Arena {
   uint8_t* at_;
 };
 
+/** How q·k becomes a score, and which keys count; `cap` 0: not capped. */
+struct Scoring {
+  int64_t dim;
+  float scale;
+  int64_t window;  // keys that a query sees at most, its own the last of them
+  float cap;
+
+  /** Of a block of products q·k, makes cap·tanh(scale·q·k/cap) if scores are capped. Returns the factor still due. */
+  QDL_INLINE_MEMBER float factor(float* products, int64_t rows, int64_t cols, int64_t pitch) const {
+    if (cap == 0) return scale;
+    const vf inward = splat(scale / cap), outward = splat(cap);
+    for (int64_t i = 0; i < rows; i++)
+      for (int64_t j = 0; j < cols; j += LANES) {
+        float* at = products + i * pitch + j;
+        store(at, outward * hyperbolicTangent(load<vf>(at) * inward));
+      }
+    return 1;
+  }
+  /** ∂score/∂(scale·q·k) at a score; only for capped ones. */
+  QDL_INLINE_MEMBER vf slope(vf score) const {
+    const vf share = score * splat(1 / cap);
+    return splat(1) - share * share;
+  }
+};
+QDL_INLINE Scoring scoringOf(Args& args) {
+  Scoring s;
+  s.dim = args.integer();
+  s.scale = static_cast<float>(args.number());
+  const int64_t window = args.integer();
+  s.window = window > 0 ? window : int64_t{1} << 62;
+  s.cap = static_cast<float>(args.number());
+  return s;
+}
+
 /** Segments of packed rows; starts that lie outside the rows or run backwards are cut to what is inside. */
 struct Segments {
   Tensor starts;

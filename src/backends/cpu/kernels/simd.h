@@ -223,6 +223,19 @@ QDL_INLINE vf exponential(vf x) {
 #endif
 }
 
+/** tanh(x) within 2 ulp; NaN stays NaN. An odd polynomial near 0 (Cephes' tanhf), where 1 − 2/(e^2x + 1) would cancel. */
+QDL_INLINE vf hyperbolicTangent(vf x) {
+  const vu sign = (vu)x & 0x80000000u;
+  const vf size = (vf)((vu)x & 0x7fffffffu), square = x * x;
+  vf p = splat(-5.70498872745e-3f);
+  p = fma(p, square, splat(2.06390887954e-2f));
+  p = fma(p, square, splat(-5.37397155531e-2f));
+  p = fma(p, square, splat(1.33314422036e-1f));
+  p = fma(p, square, splat(-3.33332819422e-1f));
+  const vf far = splat(1) - splat(2) / (exponential(size + size) + splat(1));
+  return size < splat(0.625f) ? fma(p * square, x, x) : (vf)((vu)far | sign);
+}
+
 /** Runs function(item, thread) for items 0..count−1 on the pool. */
 template <class Function>
 QDL_INLINE void parallel(Context& context, int64_t count, Function& function) {
