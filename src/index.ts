@@ -5,6 +5,8 @@ export type { AdapterManifest } from "./adapter/manifest.ts";
 // errors
 export { ERROR_CODES, type ErrorCode, QdlError } from "./errors.ts";
 export { type Estimate as ScoreEstimate, editDistance, type MetricName, measure } from "./eval/task-metrics.ts";
+// slice
+export type { DTypeRule, OutputDType } from "./formats/output-dtype.ts";
 export { reportHtml } from "./report/html.ts";
 export type { Report, ReportRank, ReportSample, ReportStep } from "./report/report.ts";
 export type { ChatMessage } from "./tokenizer/template.ts";
@@ -24,8 +26,7 @@ export { type Diagnosis, doctor, type Finding } from "./verbs/doctor.ts";
 export { type Estimate, type EstimateOptions, estimate } from "./verbs/estimate.ts";
 // evaluate
 export { type EvaluateOptions, evaluate } from "./verbs/evaluate.ts";
-// slice
-export { type Exported, type ExportOptions, exportAdapter } from "./verbs/export-adapter.ts";
+export { type Exported, type ExportedRank, type ExportOptions, exportAdapter } from "./verbs/export-adapter.ts";
 // generate
 export {
   type Generated,

@@ -3,6 +3,7 @@
 import { z } from "zod";
 import { QdlError } from "../errors.ts";
 import type { Folder } from "../formats/folder.ts";
+import type { DTypeRule } from "../formats/output-dtype.ts";
 import { openPeft, type PeftModule, peftScale, writePeft } from "../formats/peft.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { type BaseIdentity, LINEAR_NAMES, type LinearName, modulePath } from "../model/frozen-model.ts";
@@ -17,19 +18,19 @@ export interface StoredAdapter {
   readonly manifest: AdapterManifest;
 }
 
-/** Writes the PEFT files, then the manifest, which says that the adapter is whole. Throws WRITE_FAILED. */
+/** Writes the PEFT files, then the manifest, which says that the adapter is whole. Throws WRITE_FAILED, TENSOR_NONFINITE (f16). */
 export async function writeAdapter(
   folder: Folder,
   { rank, tensors }: AdapterWeights,
   manifest: AdapterManifest,
-  dtype: "f32" | "bf16" = "f32",
+  dtypes: readonly DTypeRule[] = [],
 ): Promise<void> {
   const { adapter, base } = manifest;
   const modules = [...tensors.keys()]
     .filter((name) => name.endsWith(".A"))
     .map((name) => peftModule(name, rank, tensors));
   const scale = peftScale(adapter.scaleRule, { alpha: adapter.alpha, rankMax: adapter.rankMax, rank });
-  await writePeft(folder, { ...scale, baseModel: base.name, revision: base.revision, modules }, dtype);
+  await writePeft(folder, { ...scale, baseModel: base.name, revision: base.revision, modules }, dtypes);
   await folder.write(MANIFEST, new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`));
 }
 

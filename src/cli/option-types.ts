@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import type { RankDistribution } from "../adapter/config.ts";
+import { type DTypeRule, OUTPUT_DTYPES } from "../formats/output-dtype.ts";
 import { showDistribution } from "../verbs/settings-text.ts";
 
 export interface OptionType<T> {
@@ -133,6 +134,22 @@ export const distribution = (): OptionType<RankDistribution> => ({
   expected: "uniform, range, geometric:P, weights:W1,W2,… or mixture:SHARE",
   show: showDistribution,
 });
+
+/** `bf16`, or by part of a tensor's name: `bf16,norm=f32`. */
+export const dtypes = (): OptionType<readonly DTypeRule[]> => ({
+  schema: z.preprocess(
+    (value) => (typeof value === "string" ? value.split(",").map(dtypeRule) : value),
+    z.array(z.strictObject({ part: z.string(), dtype: z.enum(OUTPUT_DTYPES) })).min(1),
+  ),
+  placeholder: "dtype|part=dtype,…",
+  expected: `${OUTPUT_DTYPES.join(", ")}, or by part of a tensor's name such as bf16,norm=f32`,
+  show: (rules) => rules.map(({ part, dtype }) => (part === "" ? dtype : `${part}=${dtype}`)).join(","),
+});
+
+function dtypeRule(text: string): { part: string; dtype: string } {
+  const [part, dtype] = text.trim().split("=");
+  return dtype === undefined ? { part: "", dtype: part! } : { part: part!, dtype };
+}
 
 function distributionOf(value: string): unknown {
   const [kind = "", argument] = value.split(/:(.*)/s);

@@ -8,6 +8,7 @@ import {
   bytes,
   choice,
   distribution,
+  dtypes,
   flag,
   integer,
   integers,
@@ -62,7 +63,9 @@ export const OPTIONS = {
 
   // Adapter
   rankMax: option(integer("R"), "largest rank of the adapter", { default: D.rankMax }),
-  ranks: option(integers("1,2,…"), "ranks to evaluate, and to draw in training", { defaultText: "1, 2, 4, … R" }),
+  ranks: option(integers("1,2,…"), "ranks to evaluate, to draw in training, to export", {
+    defaultText: "1, 2, 4, … R",
+  }),
   alpha: option(number(), "LoRA alpha", { default: D.alpha }),
   scale: option(choice(["alpha/b", "alpha/R", "alpha/sqrt(b)", "one"]), "scale of rank b; alpha/b is the paper's", {
     default: D.scale,
@@ -156,7 +159,14 @@ export const OPTIONS = {
   topP: option(number(), "sample from the likeliest tokens that make up this probability", { default: 1 }),
   topK: option(integer(), "sample from so many likeliest tokens; 0: from all", { default: 0 }),
   system: option(text("text"), "system message of the chat"),
-  format: option(choice(["peft"]), "format of the exported adapter", { default: "peft" }),
+  format: option(choice(["peft"]), "format of the export", { default: "peft" }),
+  dtype: option(
+    dtypes(),
+    "dtype of the exported weights, for all or by part of a tensor's name; the last that fits wins",
+    {
+      defaultText: "f32",
+    },
+  ),
   explain: option(flag(), "list every op and every planned buffer", { default: false }),
 } as const satisfies Record<string, OptionSpec<unknown>>;
 

@@ -46,6 +46,29 @@ export function narrow(values: Float32Array): Uint16Array {
   return out;
 }
 
+/** f32 values → IEEE half words, rounded to nearest even; from 65520 on, infinity. NaN stays NaN. */
+export function toF16Words(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const out = new Uint16Array(values.length);
+  for (let i = 0; i < out.length; i++) {
+    const magnitude = bits[i]! & 0x7fffffff;
+    out[i] = ((bits[i]! >>> 16) & 0x8000) | halfMagnitude(magnitude, values[i]!);
+  }
+  return out;
+}
+
+const shifted = new Float32Array(1);
+const shiftedBits = new Uint32Array(shifted.buffer);
+
+function halfMagnitude(bits: number, value: number): number {
+  if (bits > 0x7f800000) return 0x7e00;
+  if (bits >= 0x47800000) return 0x7c00;
+  if (bits >= 0x38800000) return (bits - 0x38000000 + 0xfff + ((bits >>> 13) & 1)) >>> 13;
+  // Below 2⁻¹⁴ halves are multiples of 2⁻²⁴, which is the unit in the last place of f32 at ½: adding ½ rounds to it.
+  shifted[0] = Math.abs(value) + 0.5;
+  return shiftedBits[0]! - 0x3f000000;
+}
+
 /** bf16 words → f32, exact. */
 export function widen(words16: Uint16Array): Float32Array {
   const out = new Float32Array(words16.length);

@@ -1,8 +1,8 @@
 // Folders and files of this machine. Writes are atomic: temporary file in the same folder, fsync, rename, fsync of the
-// folder. Temporary files carry the writer's pid (`.NAME.PID.COUNT.qdl-tmp`), so that those of dead runs can be told from
+// folder; a whole new folder can be made so too. Temporary files and folders carry the writer's pid (`.NAME.PID.COUNT.qdl-tmp`), so that those of dead runs can be told from
 // those of live ones; they are removed when a folder is opened for writing.
 
-import { type FileHandle, mkdir, open, readdir, rename, stat, truncate, unlink } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, truncate, unlink } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { QdlError } from "../errors.ts";
 import { type ByteSource, checkRange } from "./byte-source.ts";
@@ -40,6 +40,44 @@ export async function openFolder(path: string, options: OpenFolderOptions = {}):
       throw new QdlError("FILE_NOT_FOUND", `${path} is a file, expected a folder`, { details: { path } });
   }
   return new NodeFolder(path, options.hook);
+}
+
+/**
+ * Makes a folder in one step: `fill` gets a temporary one beside it, which takes its name when `fill` is done. On any failure
+ * nothing is left behind. Throws FILE_EXISTS if something is there that is no empty folder, WRITE_FAILED, and what `fill` throws.
+ */
+export async function createFolder<T>(path: string, fill: (folder: NodeFolder) => Promise<T>): Promise<T> {
+  await refuseInUse(path);
+  const target = resolve(path);
+  let result: T | undefined;
+  await changing(path, 0, async () => {
+    await mkdir(dirname(target), { recursive: true });
+    await removeDeadTemps(dirname(target));
+    const temp = nextTemp(target);
+    try {
+      await mkdir(temp);
+      result = await produced(() => fill(new NodeFolder(temp)));
+      await syncFolder(temp);
+      await rename(temp, target);
+    } catch (cause) {
+      await rm(temp, { recursive: true, force: true });
+      throw cause;
+    } finally {
+      liveTemps.delete(temp);
+    }
+    await syncFolder(dirname(target));
+  });
+  return result as T;
+}
+
+async function refuseInUse(path: string): Promise<void> {
+  const kind = await fileKind(path);
+  if (kind === null || (kind === "folder" && (await readdir(path)).length === 0)) return;
+  const what = kind === "file" ? "is a file" : "is not empty";
+  throw new QdlError("FILE_EXISTS", `output: ${path} ${what}, expected a new folder`, {
+    hint: "Choose another --output.",
+    details: { path },
+  });
 }
 
 /** What lies at `path`; null if nothing does. */
@@ -325,7 +363,7 @@ async function removeDeadTemps(folder: string): Promise<void> {
   for (const name of await readdir(folder)) {
     const pid = tempOwner(name);
     if (pid === null || live.has(resolve(folder, name)) || (pid !== process.pid && isAlive(pid))) continue;
-    await unlink(join(folder, name)).catch(ignoreMissing);
+    await rm(join(folder, name), { recursive: true, force: true });
   }
 }
 

@@ -4,9 +4,11 @@
 
 import { z } from "zod";
 import { QdlError } from "../errors.ts";
-import { type FloatDType, firstNonFinite, isFloat, narrow, toF32 } from "./float-convert.ts";
+import { type FloatDType, firstNonFinite, isFloat, toF32 } from "./float-convert.ts";
 import type { Folder } from "./folder.ts";
-import { bytesOf, encodeSafetensors, openSafetensors, type StoredTensor, type TensorToWrite } from "./safetensors.ts";
+import { type DTypeRule, dtypeFor, encodeFloats, STORED } from "./output-dtype.ts";
+import { encodeSafetensors, openSafetensors, type StoredTensor, type TensorToWrite } from "./safetensors.ts";
+import { DTYPE_BITS } from "./safetensors-header.ts";
 
 export const PEFT_CONFIG = "adapter_config.json";
 export const PEFT_WEIGHTS = "adapter_model.safetensors";
@@ -55,10 +57,15 @@ export interface PeftAdapter extends PeftScale {
   readonly modules: readonly PeftModule[];
 }
 
-/** Writes the two files, weights first. f32 is exact; bf16 rounds to nearest even. Throws WRITE_FAILED, OP_ARGUMENT. */
-export async function writePeft(folder: Folder, adapter: PeftAdapter, dtype: "f32" | "bf16" = "f32"): Promise<void> {
-  const tensors = adapter.modules.flatMap((module) => modulePair(module, adapter.rank, dtype));
-  tensors.sort((x, y) => (x.name < y.name ? -1 : 1));
+/** Writes the two files, weights first, in f32 unless `dtypes` says otherwise. Throws WRITE_FAILED, TENSOR_NONFINITE (f16). */
+export async function writePeft(
+  folder: Folder,
+  adapter: PeftAdapter,
+  dtypes: readonly DTypeRule[] = [],
+): Promise<void> {
+  const tensors = adapter.modules.flatMap((module) => modulePair(module, adapter.rank, dtypes));
+  // Wide dtypes first, so that every tensor is aligned.
+  tensors.sort((x, y) => DTYPE_BITS[y.dtype] - DTYPE_BITS[x.dtype] || (x.name < y.name ? -1 : 1));
   await folder.write(PEFT_WEIGHTS, encodeSafetensors(tensors, { format: "pt" }));
   await folder.write(PEFT_CONFIG, new TextEncoder().encode(`${JSON.stringify(peftConfig(adapter), null, 2)}\n`));
 }
@@ -96,17 +103,16 @@ function peftConfig({
 
 const PREFIX = "base_model.model.";
 
-function modulePair(module: PeftModule, rank: number, dtype: "f32" | "bf16"): TensorToWrite[] {
+function modulePair(module: PeftModule, rank: number, dtypes: readonly DTypeRule[]): TensorToWrite[] {
   const { path, in: inFeatures, out } = module;
-  const encode = (values: Float32Array) => bytesOf(dtype === "f32" ? values : narrow(values));
-  const tensor = (name: string, shape: number[], values: () => Promise<Float32Array>): TensorToWrite => ({
-    name: `${PREFIX}${path}.${name}.weight`,
-    dtype: dtype === "f32" ? "F32" : "BF16",
-    shape,
-    content: async function* () {
-      yield encode(await values());
-    },
-  });
+  const tensor = (part: string, shape: number[], values: () => Promise<Float32Array>): TensorToWrite => {
+    const name = `${PREFIX}${path}.${part}.weight`;
+    const dtype = dtypeFor(dtypes, name, "f32");
+    const content = async function* () {
+      yield encodeFloats(name, await values(), dtype);
+    };
+    return { name, dtype: STORED[dtype], shape, content };
+  };
   return [
     tensor("lora_A", [rank, inFeatures], module.a),
     tensor("lora_B", [out, rank], async () => transpose(await module.bTransposed(), rank, out)),

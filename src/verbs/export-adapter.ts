@@ -1,50 +1,80 @@
-// export: one rank of an adapter as an adapter of its own, that PEFT loads and this package too.
+// export: ranks of an adapter as folders of their own, in the formats of other tools, each with a model card.
 
-import { readAdapter, writeAdapter } from "../adapter/file.ts";
+import { basename, join, resolve } from "node:path";
+import { readAdapter } from "../adapter/file.ts";
 import type { AdapterManifest } from "../adapter/manifest.ts";
 import { sliceConfig, sliceWeights } from "../adapter/slice.ts";
-import { QdlError } from "../errors.ts";
-import { openFolder } from "../formats/node-files.ts";
-import { PEFT_CONFIG, PEFT_WEIGHTS } from "../formats/peft.ts";
+import { createFolder, openFolder } from "../formats/node-files.ts";
+import { modelCard } from "../report/model-card.ts";
+import { exportPeft } from "./export-peft.ts";
+import type { SliceSettings, SliceWriter } from "./export-slice.ts";
 import { rankOrLargest } from "./open-adapter.ts";
 import { throwProblems } from "./problems.ts";
 
-export interface ExportOptions {
+export interface ExportOptions extends SliceSettings {
   /** The adapter's folder. */
   readonly adapter: string;
   /** Default: the adapter's largest. */
   readonly rank?: number;
-  /** A PEFT folder, with this package's manifest beside it. */
-  readonly format?: "peft";
+  /** Several ranks at once: each goes into a folder `rank-B` of `output`. Excludes `rank`. */
+  readonly ranks?: readonly number[];
+  /** peft: a PEFT folder, with this package's manifest beside it. The default. */
+  readonly format?: ExportFormat;
   /** Folder to write. */
   readonly output: string;
 }
 
-export interface Exported {
-  readonly output: string;
+export interface ExportedRank {
   readonly rank: number;
-  /** Bytes of the weights file. */
+  /** Its folder. */
+  readonly output: string;
+  /** Bytes of the weights. */
   readonly bytes: number;
 }
 
-/** Throws RANK_OUT_OF_RANGE, FILE_EXISTS (the output holds an adapter), ADAPTER_INVALID, WRITE_FAILED. */
-export async function exportAdapter({ adapter, rank, output }: ExportOptions): Promise<Exported> {
+export interface Exported {
+  readonly output: string;
+  readonly format: ExportFormat;
+  readonly ranks: readonly ExportedRank[];
+}
+
+const WRITERS = { peft: exportPeft } as const satisfies Record<string, SliceWriter>;
+export type ExportFormat = keyof typeof WRITERS;
+
+/**
+ * Writes the folder in one step: on any failure nothing is left behind.
+ * Throws RANK_OUT_OF_RANGE, CONFIG_INVALID, FILE_EXISTS (the output is not empty), ADAPTER_INVALID, WRITE_FAILED.
+ */
+export async function exportAdapter(options: ExportOptions): Promise<Exported> {
+  const { adapter, output, format = "peft" } = options;
   const { weights, manifest } = await readAdapter(await openFolder(adapter));
-  const chosen = rankOrLargest(rank, weights.rank);
-  if (chosen === 0)
+  const ranks = chosenRanks(options, weights.rank);
+  const several = options.ranks !== undefined;
+  const done = await createFolder(output, async (folder) => {
+    const exported: ExportedRank[] = [];
+    for (const rank of ranks) {
+      const name = several ? `rank-${rank}` : basename(resolve(output));
+      const slice = { rank, weights: sliceWeights(weights, rank), manifest: slicedManifest(manifest, rank) };
+      const target = several ? await openFolder(join(folder.path, name), { write: true }) : folder;
+      const { bytes, ...about } = await WRITERS[format](slice, target, options);
+      const card = modelCard({ name, rank, rankMax: weights.rank, manifest, ...about });
+      await target.write("README.md", new TextEncoder().encode(card));
+      exported.push({ rank, output: several ? join(output, name) : output, bytes });
+    }
+    return exported;
+  });
+  return { output, format, ranks: done };
+}
+
+function chosenRanks({ rank, ranks }: ExportOptions, rankMax: number): number[] {
+  if (rank !== undefined && ranks !== undefined)
+    throwProblems("export", [{ key: "ranks", got: ranks, expected: "rank or ranks, not both" }]);
+  const chosen = [...new Set(ranks ?? [rank])].map((one) => rankOrLargest(one, rankMax));
+  if (chosen.includes(0))
     throwProblems("export", [
-      { key: "rank", got: 0, expected: `a whole number from 1 to ${weights.rank}`, code: "RANK_OUT_OF_RANGE" },
+      { key: "rank", got: 0, expected: `a whole number from 1 to ${rankMax}`, code: "RANK_OUT_OF_RANGE" },
     ]);
-  const folder = await openFolder(output, { write: true });
-  if (await folder.exists(PEFT_CONFIG))
-    throw new QdlError("FILE_EXISTS", `output: ${output} already holds an adapter, expected a new folder`, {
-      hint: "Choose another --output.",
-      details: { path: output },
-    });
-  await writeAdapter(folder, sliceWeights(weights, chosen), slicedManifest(manifest, chosen));
-  const file = await folder.open(PEFT_WEIGHTS);
-  await file.close();
-  return { output, rank: chosen, bytes: file.size };
+  return chosen;
 }
 
 function slicedManifest(manifest: AdapterManifest, rank: number): AdapterManifest {

@@ -1,8 +1,6 @@
 // quantize: a model folder with 4-bit linears, in the layout of bitsandbytes.
 
-import { readdir } from "node:fs/promises";
-import { QdlError } from "../errors.ts";
-import { openFolder } from "../formats/node-files.ts";
+import { createFolder } from "../formats/node-files.ts";
 import { quantizeCheckpoint } from "../quant/quantize-checkpoint.ts";
 import { type DeviceSettings, openDevice } from "./open-device.ts";
 import { openModelFiles } from "./open-model.ts";
@@ -29,26 +27,11 @@ export interface Quantized {
 /** Throws FILE_EXISTS (the output is not empty), CONFIG_INVALID (quantised already), WRITE_FAILED, and what opening the model throws. */
 export async function quantize(options: QuantizeOptions): Promise<Quantized> {
   await using files = await openModelFiles(options.model);
-  await refuseNonEmpty(options.output);
   await using backend = await openDevice(options);
-  const output = await openFolder(options.output, { write: true });
   const { checkpoint, config } = files;
-  const result = await quantizeCheckpoint({
-    checkpoint,
-    config,
-    backend,
-    output,
-    format: options.baseFormat,
-    onProgress: options.onProgress,
-  });
+  const { baseFormat: format, onProgress } = options;
+  const result = await createFolder(options.output, (output) =>
+    quantizeCheckpoint({ checkpoint, config, backend, output, format, onProgress }),
+  );
   return { output: options.output, ...result };
-}
-
-async function refuseNonEmpty(path: string): Promise<void> {
-  const names = await readdir(path).catch(() => []);
-  if (names.length === 0) return;
-  throw new QdlError("FILE_EXISTS", `output: ${path} is not empty, expected a new folder`, {
-    hint: "Choose another --output.",
-    details: { path },
-  });
 }

@@ -109,11 +109,35 @@ describe("eval and export", () => {
       project.path("slice"),
       "--json",
     ]);
-    expect(json(exported.out)).toMatchObject({ rank: 2 });
+    expect(json(exported.out)).toMatchObject({ format: "peft", ranks: [{ rank: 2 }] });
     const slice = await qdylora(["eval", project.path("slice"), "--ranks", "2", ...common]);
     const scores = (text: string) => (JSON.parse(text) as { ranks: { rank: number }[] }).ranks;
     expect(scores(slice.out).at(-1)).toEqual(scores(whole.out).find(({ rank }) => rank === 2));
     expect(scores(whole.out).map(({ rank }) => rank)).toEqual([0, 1, 2, 3]);
+  });
+
+  test("several ranks at once, each with a card that shows its quality and how to load it", async () => {
+    const flags = ["--ranks", "1,4", "--dtype", "bf16,lora_B=f16", "--output", project.path("slices"), "--json"];
+    const { code, out } = await qdylora(["export", project.path("run"), ...flags]);
+    expect(code).toBe(0);
+    const ranks = [1, 4].map((rank) => ({ rank, output: project.path(`slices/rank-${rank}`) }));
+    expect(json(out)).toMatchObject({ output: project.path("slices"), ranks });
+    const { scores } = JSON.parse(project.read("run/qdylora.json"));
+    const card = project.read("slices/rank-4/README.md");
+    for (const { rank, loss, metric } of scores)
+      expect(card).toContain(
+        rank === 4
+          ? `| **4** | **${loss.toFixed(4)}** | **${metric.toFixed(4)}** |`
+          : `| ${rank} | ${loss.toFixed(4)} | ${metric.toFixed(4)} |`,
+      );
+    expect(card).toContain("--max-lora-rank 8 ");
+    expect(card).toMatch(/^---\nlibrary_name: peft\n/);
+    for (const tool of ["PEFT", "vLLM", "llama.cpp"]) expect(card).toContain(`### ${tool}\n`);
+    expect(card).not.toContain(project.folder);
+    // From the second byte of the header's length on: every A in bf16, every B in f16.
+    const header = project.bytes("slices/rank-1/adapter_model.safetensors").toString("latin1");
+    expect(header.match(/lora_A\.weight":\{"dtype":"BF16"/g)).toHaveLength(7);
+    expect(header.match(/lora_B\.weight":\{"dtype":"F16"/g)).toHaveLength(7);
   });
 
   test("writes a report where it is told to", async () => {

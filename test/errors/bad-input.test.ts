@@ -164,6 +164,24 @@ const CASES: readonly Case[] = [
     argv: (p) => ["export", p.path("run"), "--rank", "0", "--output", p.path("new")],
   },
   {
+    name: "a rank above the adapter's among several to export",
+    code: "RANK_OUT_OF_RANGE",
+    argv: (p) => ["export", p.path("run"), "--ranks", "1,3", "--output", p.path("new")],
+    says: "1 to 2",
+  },
+  {
+    name: "one rank and several to export",
+    code: "CONFIG_INVALID",
+    argv: (p) => ["export", p.path("run"), "--rank", "1", "--ranks", "1,2", "--output", p.path("new")],
+    says: "not both",
+  },
+  {
+    name: "a dtype that does not exist",
+    code: "CONFIG_INVALID",
+    argv: (p) => ["export", p.path("run"), "--dtype", "lora_A=f8", "--output", p.path("new")],
+    says: "bf16,norm=f32",
+  },
+  {
     name: "a rank above the adapter's in evaluation",
     code: "RANK_OUT_OF_RANGE",
     argv: (p) => [

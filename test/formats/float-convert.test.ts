@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { firstNonFinite, narrow, toBf16Words, toF32, widen } from "../../src/formats/float-convert.ts";
+import { firstNonFinite, narrow, toBf16Words, toF16Words, toF32, widen } from "../../src/formats/float-convert.ts";
 import { bytesOf } from "../../src/formats/safetensors.ts";
 import { fromBf16, toBf16 } from "../../src/tensor/dtype.ts";
 
@@ -29,6 +29,23 @@ test("f16: known values, and every finite one survives a trip through its defini
   const step = (i: number) => 2 ** (Math.max(1, (i - 1) >> 10) - 25);
   expect(wrong(0x7c00, (i) => i === 0 || all[i]! - all[i - 1]! === step(i))).toEqual([]);
   expect(Number.isNaN(all[0x7e00])).toBe(true);
+});
+
+test("f32 → f16: every half survives, ties go to the even neighbour, and what is beyond half a unit is infinite", () => {
+  const all = toF32("F16", bytesOf(ALL_16));
+  const back = toF16Words(all);
+  expect(wrong(0x10000, (i) => back[i] === i || (Number.isNaN(all[i]) && (back[i]! & 0x7fff) > 0x7c00))).toEqual([]);
+  // Between two neighbours: the middle, and a hair to either side of it. 65504 + 16 is the middle to the next power.
+  const at = (x: number) => toF16Words(Float32Array.of(x))[0]!;
+  const even = (i: number) => (i % 2 === 0 ? i : i + 1);
+  expect(
+    wrong(0x7bff, (i) => {
+      const middle = (all[i]! + all[i + 1]!) / 2;
+      const hair = middle * 2 ** -20;
+      return at(middle) === even(i) && at(middle - hair) === i && at(middle + hair) === i + 1;
+    }),
+  ).toEqual([]);
+  expect([at(65519.99), at(65520), at(-65520), at(1e-9), at(-1e-9)]).toEqual([0x7bff, 0x7c00, 0xfc00, 0, 0x8000]);
 });
 
 test("bf16 ↔ f32 agrees with the scalar definition on every bf16 and on the neighbours of rounding ties", () => {

@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import ts from "typescript";
 import { expect, test } from "vitest";
 import { QdlError } from "../../src/errors.ts";
-import { openFile, openFolder, type WritePoint } from "../../src/formats/node-files.ts";
+import { createFolder, openFile, openFolder, type WritePoint } from "../../src/formats/node-files.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 const temporary = () => mkdtemp(join(tmpdir(), "qdl-files-"));
@@ -43,6 +43,30 @@ test("large and streamed content arrives whole; empty content makes an empty fil
   expect(Buffer.compare(await folder.read("streamed"), large)).toBe(0);
   await folder.write("empty", []);
   expect((await folder.read("empty")).length).toBe(0);
+});
+
+test("a folder made in one step: all or nothing, and never over something", async () => {
+  const parent = await temporary();
+  const path = join(parent, "deep", "new");
+  const fill = async (folder: { write: (name: string, content: Uint8Array) => Promise<void> }) => {
+    await folder.write("a", bytes("whole"));
+    await folder.write("sub/b", bytes("too"));
+  };
+  const boom = new Error("boom");
+  const failing = createFolder(path, async (folder) => {
+    await fill(folder);
+    throw boom;
+  });
+  await expect(failing).rejects.toBe(boom);
+  expect(await readdir(join(parent, "deep"))).toEqual([]);
+  await mkdir(path);
+  expect(await createFolder(path, async (folder) => fill(folder).then(() => 7))).toBe(7);
+  expect(await readdir(join(parent, "deep"))).toEqual(["new"]);
+  expect(await readFile(join(path, "sub/b"), "utf8")).toBe("too");
+  await expect(createFolder(path, fill)).rejects.toMatchObject({ code: "FILE_EXISTS" });
+  await expect(createFolder(join(path, "a"), fill)).rejects.toMatchObject({ code: "FILE_EXISTS" });
+  await expect(createFolder(join(path, "a", "b"), fill)).rejects.toMatchObject({ code: "WRITE_FAILED" });
+  expect(await readFile(join(path, "a"), "utf8")).toBe("whole");
 });
 
 const REFUSALS = [

@@ -11,7 +11,7 @@ import {
   peftScale,
   writePeft,
 } from "../../src/formats/peft.ts";
-import { bytesOf, encodeSafetensors, type TensorToWrite } from "../../src/formats/safetensors.ts";
+import { bytesOf, encodeSafetensors, openSafetensors, type TensorToWrite } from "../../src/formats/safetensors.ts";
 import { fromBf16, toBf16 } from "../../src/tensor/dtype.ts";
 import { temporaryFolder, tinyValues } from "../quant/tiny-model.ts";
 
@@ -35,7 +35,7 @@ const ADAPTER: PeftAdapter = {
 for (const dtype of ["f32", "bf16"] as const)
   test(`${dtype}: what is written is read back`, async () => {
     const folder = await temporaryFolder();
-    await writePeft(folder, ADAPTER, dtype);
+    await writePeft(folder, ADAPTER, [{ part: "", dtype }]);
     const read = await openPeft(folder);
     expect(read).toMatchObject({ rank: 3, loraAlpha: 16, useRslora: false, baseModel: "org/base", revision: null });
     expect(read.modules.map(({ path }) => path)).toEqual(ADAPTER.modules.map(({ path }) => path));
@@ -48,6 +48,31 @@ for (const dtype of ["f32", "bf16"] as const)
     }
     await read.close();
   });
+
+test("a dtype can be chosen by part of a name: the last rule that fits wins, and f16 refuses what it cannot hold", async () => {
+  const folder = await temporaryFolder();
+  await writePeft(folder, ADAPTER, [
+    { part: "lora_A", dtype: "f16" },
+    { part: "layers.10.", dtype: "bf16" },
+  ]);
+  const file = await openSafetensors(await folder.open(PEFT_WEIGHTS));
+  const dtypes = file.names.map((name) => [
+    name.replace(/^.*?(layers\.\d+).*(lora_.).*$/, "$1 $2"),
+    file.tensor(name).dtype,
+  ]);
+  expect(Object.fromEntries(dtypes)).toEqual({
+    "layers.0 lora_A": "F16",
+    "layers.0 lora_B": "F32",
+    "layers.10 lora_A": "BF16",
+    "layers.10 lora_B": "BF16",
+  });
+  await file.close();
+  const large = { ...ADAPTER, modules: [{ ...ADAPTER.modules[0]!, a: async () => new Float32Array(15).fill(7e4, 4) }] };
+  await expect(writePeft(folder, large, [{ part: "", dtype: "f16" }])).rejects.toMatchObject({
+    code: "TENSOR_NONFINITE",
+    message: expect.stringContaining("70000 at element 4"),
+  });
+});
 
 test("the config has PEFT's fields and short target names; the file has PEFT's names and shapes", async () => {
   const folder = await temporaryFolder();
