@@ -12,6 +12,17 @@ export interface Kernel<K extends OpName> {
   prepare?(args: ArgsOf<K>, scratch: Tensor | null): () => void;
   /** Bytes of scratch that `run` needs for these shapes (contents of tensors are not looked at). Absent: none. */
   scratchBytes?(args: ArgsOf<K>): number;
+  /** Where `run` is fastest with its tensors (shapes are looked at, not places). A wish: `run` works anywhere. Absent: none. */
+  wishes?(args: ArgsOf<K>): readonly Wish[];
+}
+
+/** Tensors of one argument as column blocks of one matrix, in order, and behind them spare columns for the call's own use. */
+export interface Wish {
+  /** The argument: a tensor, or a list of them. */
+  readonly beside: string;
+  /** The argument that the spare columns become, of access "spare". */
+  readonly tail: string;
+  readonly tailColumns: number;
 }
 
 /** A kernel that does not exist, as data with a reason. */
@@ -21,6 +32,9 @@ export interface Unsupported {
 
 /** Exactly one entry per op: a missing kernel is a compile error. */
 export type KernelTable = { readonly [K in OpName]: Kernel<K> | Unsupported };
+
+/** What a memory plan asks of a backend. */
+export type Planner = Pick<Backend, "scratchBytes" | "wishes">;
 
 export interface Backend extends AsyncDisposable {
   readonly name: string;
@@ -52,4 +66,6 @@ export interface Backend extends AsyncDisposable {
   measurePeak?(dtype: Extract<DType, "bf16" | "f32">): number;
   /** Scratch bytes of one call; 0 if none. */
   scratchBytes<K extends OpName>(op: K, args: ArgsOf<K>): number;
+  /** What one call wishes of the places of its tensors. */
+  wishes<K extends OpName>(op: K, args: ArgsOf<K>): readonly Wish[];
 }

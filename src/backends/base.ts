@@ -5,7 +5,7 @@ import { QdlError } from "../errors.ts";
 import { type ArgsOf, type OpName, opNamed } from "../ops/index.ts";
 import { broken, checkOp, tensorsOf } from "../ops/op.ts";
 import { type DeviceBuffer, spanBytes, type Tensor } from "../tensor/tensor.ts";
-import type { Backend, Kernel, Unsupported } from "./backend.ts";
+import type { Backend, Kernel, Unsupported, Wish } from "./backend.ts";
 
 /** The live buffers of one backend: counts their bytes and refuses to let the backend go before them. */
 export class BufferLedger {
@@ -147,6 +147,11 @@ function usedScratch<K extends OpName>(
 /** The body of `Backend.scratchBytes`. */
 export function scratchBytesOf<K extends OpName>(backend: KernelOwner, name: K, args: ArgsOf<K>): number {
   return kernelOf(backend, name).scratchBytes?.(args) ?? 0;
+}
+
+/** The body of `Backend.wishes`. */
+export function wishesOf<K extends OpName>(backend: KernelOwner, name: K, args: ArgsOf<K>): readonly Wish[] {
+  return kernelOf(backend, name).wishes?.(args) ?? [];
 }
 
 function kernelOf<K extends OpName>(backend: KernelOwner, name: K): Kernel<K> {

@@ -1,6 +1,6 @@
 // A loss list with its memory, fed with micro-batches. Serves training (gradients accumulate in the adapter) and scoring.
 
-import type { Backend } from "../backends/backend.ts";
+import type { Backend, Planner } from "../backends/backend.ts";
 import type { Batch } from "../data/batch.ts";
 import type { RankRange } from "../ops/rank-range.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
@@ -47,7 +47,7 @@ export class LossProgram implements Disposable {
 
   /** List and memory of a program that only scores. */
   static scorerPlan(
-    backend: Pick<Backend, "scratchBytes">,
+    backend: Planner,
     model: FrozenModel,
     adapter: AdapterParameters,
     shape: Shape,

@@ -1,7 +1,7 @@
 // How a training step fits the memory there is: keep everything if it fits, else drop what is cheap to compute again,
 // layer by layer, else whole layers; the least recomputation that fits wins.
 
-import type { Backend } from "../backends/backend.ts";
+import type { Planner } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
 import type { ArenaPlan } from "./arena-plan.ts";
@@ -29,7 +29,7 @@ export function pinnedValues(inputs: BatchInputs, loss: Value): Set<Value> {
 
 /** The plan of a step with the given level per layer. */
 export function planAt(
-  backend: Pick<Backend, "scratchBytes">,
+  backend: Planner,
   model: FrozenModel,
   adapter: AdapterParameters,
   shape: Shape,
@@ -52,7 +52,7 @@ export function planAt(
  * Throws MEMORY_EXCEEDED with the numbers if even full recomputation does not fit.
  */
 export function planTraining(
-  backend: Pick<Backend, "scratchBytes">,
+  backend: Planner,
   model: FrozenModel,
   adapter: AdapterParameters,
   shape: Shape,

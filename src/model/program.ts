@@ -1,12 +1,13 @@
 // A list with memory: binds each call to views of the arena for the row counts of one micro-batch and runs it.
 
-import type { Backend } from "../backends/backend.ts";
+import type { Backend, Planner, Wish } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
 import type { ArgsOf, OpName } from "../ops/index.ts";
 import { tensorsOf } from "../ops/op.ts";
+import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
 import { type DeviceBuffer, matrix, type Tensor } from "../tensor/tensor.ts";
-import { type ArenaPlan, planArena } from "./arena-plan.ts";
-import { type Call, Parameter, type Runtime, rowsOf, type Shape, substitute, Value } from "./graph.ts";
+import { type ArenaPlan, areSideBySide, type Placement, planPlaces, withScratch } from "./arena-plan.ts";
+import { type Call, Parameter, type Runtime, rowsOf, type Shape, substitute, Value, valuesIn } from "./graph.ts";
 import { phantomBuffer } from "./phantom.ts";
 
 /** Attributes that change from run to run, by the key of their `Runtime`. */
@@ -14,16 +15,19 @@ export type RuntimeValues = Readonly<Record<string, unknown>>;
 
 /** Plans a list at its largest shape, scratch included. */
 export function planProgram(
-  backend: Pick<Backend, "scratchBytes">,
+  backend: Planner,
   calls: readonly Call[],
   pinned: ReadonlySet<Value>,
   largest: Shape,
   runtime: RuntimeValues,
 ): ArenaPlan {
   const buffer = phantomBuffer("plan");
-  const view = (value: Value) => matrix(buffer, value.dtype, rowsOf(value, largest), value.cols);
-  const scratch = calls.map((entry) => backend.scratchBytes(entry.op, bind(entry, view, runtime)));
-  return planArena(calls, pinned, largest, Math.max(0, ...scratch));
+  const anywhere = (value: Value) => matrix(buffer, value.dtype, rowsOf(value, largest), value.cols);
+  const wishes = calls.map((entry) => backend.wishes(entry.op, bind(entry, anywhere, runtime)));
+  const places = planPlaces(calls, wishes, pinned, largest);
+  const views = { placements: places.placements, arena: buffer, shape: largest };
+  const scratch = calls.map((entry) => backend.scratchBytes(entry.op, bindPlaced(backend, entry, views, runtime)));
+  return withScratch(places, Math.max(0, ...scratch));
 }
 
 /** A list on the views of one shape. */
@@ -56,13 +60,11 @@ export class Program implements Disposable {
 
   /** A view of a value at the row counts of `shape`. */
   tensor(value: Value, shape: Shape): Tensor {
-    const offset = this.plan.offsets.get(value);
-    if (offset === undefined) throw new QdlError("OP_ARGUMENT", `value ${value.name} is not part of this program`);
-    return matrix(this.#arena, value.dtype, rowsOf(value, shape), value.cols, offset);
+    return viewOf(value, { placements: this.plan.placements, arena: this.#arena, shape });
   }
 
   write(value: Value, content: Int32Array | Float32Array): void {
-    const offset = this.plan.offsets.get(value)!;
+    const { offset } = this.plan.placements.get(value)!;
     this.#backend.write(this.#arena, offset, new Uint8Array(content.buffer, content.byteOffset, content.byteLength));
   }
 
@@ -88,8 +90,9 @@ export class Program implements Disposable {
     if (kept) return kept;
     const { scratchBytes, scratchOffset } = this.plan;
     const scratch = scratchBytes > 0 ? matrix(this.#arena, "u8", 1, scratchBytes, scratchOffset) : null;
+    const views = { placements: this.plan.placements, arena: this.#arena, shape };
     const calls = this.#calls.map((entry) => {
-      const args = bind(entry, (value) => this.tensor(value, shape), runtime);
+      const args = bindPlaced(this.#backend, entry, views, runtime);
       if (!this.#checked) for (const { tensor } of tensorsOf(args)) this.#buffers.add(tensor.buffer);
       return this.#backend.prepare(entry.op, args, scratch, this.#checked);
     });
@@ -103,6 +106,37 @@ export class Program implements Disposable {
   [Symbol.dispose](): void {
     this.#arena.dispose();
   }
+}
+
+/** Where a list's values lie, and how many rows they have. */
+interface Views {
+  readonly placements: ReadonlyMap<Value, Placement>;
+  readonly arena: DeviceBuffer;
+  readonly shape: Shape;
+}
+
+function viewOf(value: Value, { placements, arena, shape }: Views): Tensor {
+  const placement = placements.get(value);
+  if (!placement) throw new QdlError("OP_ARGUMENT", `value ${value.name} is not part of this program`);
+  return matrix(arena, value.dtype, rowsOf(value, shape), value.cols, placement.offset, placement.stride);
+}
+
+/** A call's arguments in their places, with the spare columns that its kernel wishes for where the plan grants them. */
+function bindPlaced(backend: Planner, entry: Call, views: Views, runtime: RuntimeValues): ArgsOf<OpName> {
+  const args = bind(entry, (value) => viewOf(value, views), runtime);
+  const tails = backend.wishes(entry.op, args).map((wish) => [wish.tail, tailOf(entry, wish, views)]);
+  return Object.assign(args, Object.fromEntries(tails));
+}
+
+/** null where the values do not lie side by side, or too few columns are spare behind them. */
+function tailOf(entry: Call, { beside, tailColumns }: Wish, views: Views): Tensor | null {
+  const values = valuesIn(entry.args[beside]);
+  const last = values.at(-1);
+  if (!last || !areSideBySide(values, views.placements)) return null;
+  const { offset, stride, spare } = views.placements.get(last)!;
+  if (spare < tailColumns) return null;
+  const from = offset + last.cols * BYTES_PER_ELEMENT[last.dtype];
+  return matrix(views.arena, last.dtype, rowsOf(last, views.shape), tailColumns, from, stride);
 }
 
 function bind(entry: Call, view: (value: Value) => Tensor, runtime: RuntimeValues): ArgsOf<OpName> {

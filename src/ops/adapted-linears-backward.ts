@@ -4,10 +4,10 @@
 // a, b, t, da and db of a linear are all null or all given. Only columns < b of t are read. g may be rounded to the
 // compute dtype.
 
-import { readMatrix, writeMatrix } from "../tensor/host.ts";
+import { readMatrix, sideBySide, writeMatrix } from "../tensor/host.ts";
 import { colSlice, rowSlice, type Tensor } from "../tensor/tensor.ts";
 import { decodeWeight, type FrozenWeight } from "./frozen-weight.ts";
-import { checkGroup, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
+import { checkGroup, checkTail, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
 import {
   BAD_GROUPS,
   BAD_SHAPE,
@@ -16,6 +16,8 @@ import {
   LARGE_BACKWARD,
   sampleGroup,
   sampleSaved,
+  TAILED_GROUPS,
+  tailColumns,
 } from "./linear-group-samples.ts";
 import { bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 import { asCompute, times, timesTransposed, transposedTimes } from "./products.ts";
@@ -40,6 +42,11 @@ export interface AdaptedLinearsBackwardArgs {
   readonly da: readonly (Tensor | null)[];
   /** f32 [R, M_i] */
   readonly db: readonly (Tensor | null)[];
+  /**
+   * [N, *], right behind the dY_i, which lie side by side in each row: room for the g_i, so that one product over all their
+   * columns gives dX.
+   */
+  readonly dyTail?: Tensor | null;
   /** As in the forward. */
   readonly ranges: readonly RankRange[];
 }
@@ -55,10 +62,12 @@ export const adaptedLinearsBackward: Op<AdaptedLinearsBackwardArgs> = {
     dx: { access: "out", dims: ["N", "K"], dtypes: ["f64", "f32", "bf16"], optional: true },
     da: { access: "acc", dims: ["R", "K"], dtypes: ["f64", "f32"], optional: true, list: { varying: [] } },
     db: { access: "acc", dims: ["R", "M"], dtypes: ["f64", "f32"], optional: true, list: { varying: ["M"] } },
+    dyTail: { access: "spare", dims: ["N", "*"], dtypes: ["f64", "f32", "bf16"], optional: true },
   },
-  validate({ x, weights, a, b, t, dy, da, db, ranges }) {
+  validate({ x, weights, a, b, t, dy, da, db, dyTail, ranges }) {
     checkGroup(adaptedLinearsBackward, weights, x.cols, { name: "dy", list: dy }, { a, b, t, da, db });
     checkTogether(adaptedLinearsBackward, { a, b, t, da, db });
+    checkTail(adaptedLinearsBackward, "dyTail", dy, dyTail ?? null);
     checkRanges(adaptedLinearsBackward, ranges, x.rows, largestRank(a));
   },
   reference({ x, weights, a, b, t, dy, dx, da, db, ranges }) {
@@ -83,7 +92,17 @@ export const adaptedLinearsBackward: Op<AdaptedLinearsBackwardArgs> = {
       make: (m: SampleMaker) => sampleCall(m, shape),
     })),
     { name: "no dx", dtypes: FLOATS, make: (m) => ({ ...sampleCall(m, GROUP_SHAPES[7]!), dx: null }) },
+    ...TAILED_GROUPS.map((shape) => ({
+      name: `${shape.name}, with a tail`,
+      dtypes: FLOATS,
+      make: (m: SampleMaker) => withTail(m, sampleCall(m, shape), shape),
+    })),
     { name: LARGE_BACKWARD.name, dtypes: ["f32", "bf16"], make: (m) => sampleCall(m, LARGE_BACKWARD) },
+    {
+      name: `${LARGE_BACKWARD.name}, with a tail`,
+      dtypes: ["f32", "bf16"],
+      make: (m) => withTail(m, sampleCall(m, LARGE_BACKWARD), LARGE_BACKWARD),
+    },
   ],
   badSamples: [
     ...BAD_GROUPS.map(({ name, spoil }) => ({
@@ -91,6 +110,14 @@ export const adaptedLinearsBackward: Op<AdaptedLinearsBackwardArgs> = {
       make: (m: SampleMaker) => ({ ...sampleCall(m, BAD_SHAPE), ...spoil(sampleCall(m, BAD_SHAPE), m) }),
     })),
     { name: "dy of another width", make: (m) => ({ ...sampleCall(m, BAD_SHAPE), dy: [m.normal(m.dtype, 6, 5)] }) },
+    {
+      name: "a tail behind gradients that lie apart",
+      make: (m) => {
+        const two = sampleCall(m, TAILED_GROUPS[0]!);
+        const [last, tail] = sideBySide([two.dy.at(-1)!, m.output("out", m.dtype, two.x.rows, 8)]);
+        return { ...two, dy: two.dy.with(-1, last!), dyTail: tail! };
+      },
+    },
     { name: "db missing", make: (m) => ({ ...sampleCall(m, BAD_SHAPE), db: [null] }) },
   ],
   tolerance: {
@@ -145,4 +172,10 @@ function sampleCall(m: SampleMaker, shape: GroupShape): AdaptedLinearsBackwardAr
     da: linears.map(({ bare }) => sum(bare, k)),
     db: linears.map(({ bare, m: cols }) => sum(bare, cols)),
   };
+}
+
+function withTail(m: SampleMaker, call: AdaptedLinearsBackwardArgs, shape: GroupShape): AdaptedLinearsBackwardArgs {
+  const room = m.output("out", m.dtype, shape.n, tailColumns(shape, shape.linears.length));
+  const placed = sideBySide([...call.dy, room]);
+  return { ...call, dy: placed.slice(0, -1), dyTail: placed.at(-1)! };
 }

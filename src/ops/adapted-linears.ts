@@ -6,10 +6,10 @@
 // all given. W is decoded in f32 and rounded to the compute dtype; t may be rounded to it before it meets B.
 
 import type { DType } from "../tensor/dtype.ts";
-import { readMatrix, writeMatrix } from "../tensor/host.ts";
+import { readMatrix, sideBySide, writeMatrix } from "../tensor/host.ts";
 import { colSlice, rowSlice, type Tensor } from "../tensor/tensor.ts";
 import { decodeWeight, type FrozenWeight } from "./frozen-weight.ts";
-import { checkGroup, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
+import { checkGroup, checkTail, checkTogether, groupFlops, largestRank } from "./linear-group.ts";
 import {
   BAD_GROUPS,
   BAD_SHAPE,
@@ -17,6 +17,8 @@ import {
   type GroupShape,
   LARGE_GROUP,
   sampleGroup,
+  TAILED_GROUPS,
+  tailColumns,
 } from "./linear-group-samples.ts";
 import { bytesOf, FLOATS, type Op, type SampleMaker } from "./op.ts";
 import { asCompute, times, timesTransposed } from "./products.ts";
@@ -37,6 +39,8 @@ export interface AdaptedLinearsArgs {
   readonly t: readonly (Tensor | null)[];
   /** [N, M_i] */
   readonly y: readonly Tensor[];
+  /** [N, *], right behind x in each row: room for t, so that one product over K + b columns gives base and adapter. */
+  readonly xTail?: Tensor | null;
   /** Disjoint row ranges with their rank and scale. */
   readonly ranges: readonly RankRange[];
 }
@@ -56,6 +60,7 @@ export const adaptedLinears: Op<AdaptedLinearsArgs> = {
     b: { access: "in", dims: ["R", "M"], dtypes: ["f64", "f32", "bf16"], optional: true, list: { varying: ["M"] } },
     t: { access: "out", dims: ["N", "R"], dtypes: ["f64", "f32", "bf16"], optional: true, list: { varying: [] } },
     y: { access: "out", dims: ["N", "M"], dtypes: ["f64", "f32", "bf16"], list: { varying: ["M"] } },
+    xTail: { access: "spare", dims: ["N", "*"], dtypes: ["f64", "f32", "bf16"], optional: true },
   },
   gradient: {
     op: "adaptedLinearsBackward",
@@ -71,9 +76,10 @@ export const adaptedLinears: Op<AdaptedLinearsArgs> = {
       db: { gradientOf: "b" },
     },
   },
-  validate({ x, weights, biases, a, b, t, y, ranges }) {
+  validate({ x, weights, biases, a, b, t, y, xTail, ranges }) {
     checkGroup(adaptedLinears, weights, x.cols, { name: "y", list: y }, { biases, a, b, t });
     checkTogether(adaptedLinears, { a, b, t });
+    checkTail(adaptedLinears, "xTail", [x], xTail ?? null);
     checkRanges(adaptedLinears, ranges, x.rows, largestRank(a));
   },
   reference({ x, weights, biases, a, b, t, y, ranges }) {
@@ -93,7 +99,17 @@ export const adaptedLinears: Op<AdaptedLinearsArgs> = {
       dtypes: FLOATS,
       make: (m: SampleMaker) => sampleCall(m, shape),
     })),
+    ...TAILED_GROUPS.map((shape) => ({
+      name: `${shape.name}, with a tail`,
+      dtypes: FLOATS,
+      make: (m: SampleMaker) => withTail(m, sampleCall(m, shape), shape),
+    })),
     { name: LARGE_GROUP.name, dtypes: ["f32", "bf16"], make: (m) => sampleCall(m, LARGE_GROUP) },
+    {
+      name: `${LARGE_GROUP.name}, with a tail`,
+      dtypes: ["f32", "bf16"],
+      make: (m) => withTail(m, sampleCall(m, LARGE_GROUP), LARGE_GROUP),
+    },
   ],
   badSamples: [
     ...BAD_GROUPS.map(({ name, spoil }) => ({
@@ -101,6 +117,10 @@ export const adaptedLinears: Op<AdaptedLinearsArgs> = {
       make: (m: SampleMaker) => ({ ...sampleCall(m, BAD_SHAPE), ...spoil(sampleCall(m, BAD_SHAPE), m) }),
     })),
     { name: "y of another width", make: (m) => ({ ...sampleCall(m, BAD_SHAPE), y: [m.output("out", m.dtype, 6, 5)] }) },
+    {
+      name: "a tail elsewhere",
+      make: (m) => ({ ...sampleCall(m, BAD_SHAPE), xTail: m.output("out", m.dtype, 6, 8) }),
+    },
     { name: "a bias too few", make: (m) => ({ ...sampleCall(m, BAD_SHAPE), biases: [] }) },
   ],
   tolerance: {
@@ -117,6 +137,7 @@ export const adaptedLinears: Op<AdaptedLinearsArgs> = {
     x: rowSlice(args.x, from, to),
     t: args.t.map((t) => t && rowSlice(t, from, to)),
     y: args.y.map((y) => rowSlice(y, from, to)),
+    xTail: args.xTail ? rowSlice(args.xTail, from, to) : null,
     ranges: args.ranges.flatMap((range) => {
       const clipped = { ...range, from: Math.max(range.from, from) - from, to: Math.min(range.to, to) - from };
       return clipped.from < clipped.to ? [clipped] : [];
@@ -149,4 +170,9 @@ function sampleCall(m: SampleMaker, shape: GroupShape): AdaptedLinearsArgs {
     t: shape.linears.map(({ bare }) => (bare ? null : m.output("out", m.dtype, shape.n, shape.r))),
     y: shape.linears.map(({ m: rows }) => m.output("out", m.dtype, shape.n, rows)),
   };
+}
+
+function withTail(m: SampleMaker, call: AdaptedLinearsArgs, shape: GroupShape): AdaptedLinearsArgs {
+  const [x, xTail] = sideBySide([call.x, m.output("out", m.dtype, shape.n, tailColumns(shape, 1))]);
+  return { ...call, x: x!, xTail: xTail! };
 }

@@ -138,6 +138,19 @@ export const GROUP_SHAPES: readonly GroupShape[] = [
   },
 ];
 
+/** Groups whose x and dY lie beside spare columns too: several weights, a rank below R, and one weight alone. */
+export const TAILED_GROUPS: readonly GroupShape[] = [
+  "q, k, v: three widths, b = R",
+  "the same with a smaller b",
+  "a rank and scale per range, rows outside",
+  "rank 0",
+  "adapters without a base, beside one with",
+  "one row, deep",
+].map((name) => GROUP_SHAPES.find((shape) => shape.name === name)!);
+
+/** Spare columns of a sample: R for each of `count` adapters, in whole tiles of a tensor core. */
+export const tailColumns = ({ r }: GroupShape, count: number): number => count * 16 * Math.ceil(r / 16);
+
 /** Above 50 MFLOP: the reference is computed on some rows only. */
 export const LARGE_GROUP: GroupShape = {
   name: "large",

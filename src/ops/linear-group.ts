@@ -1,5 +1,6 @@
 // What the forward and the backward of adaptedLinears share: checks of a group of linears with one x, and its cost.
 
+import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { checkFrozenWeight, type FrozenWeight } from "./frozen-weight.ts";
 import { broken, type Named } from "./op.ts";
@@ -41,6 +42,26 @@ export function checkTogether(op: Named, lists: Readonly<Record<string, Entries>
           `${entry ? "a tensor" : "null"}, as ${lead}[${i}]`,
           list[i] ? "a tensor" : "null",
         );
+}
+
+/**
+ * Spare columns lie right behind `parts`, which lie side by side themselves: all are column blocks of one matrix, so that a
+ * kernel can read them as one.
+ */
+export function checkTail(op: Named, name: string, parts: readonly Tensor[], tail: Tensor | null): void {
+  if (!tail) return;
+  const all = [...parts, tail];
+  for (const [i, after] of all.entries()) {
+    const before = all[i - 1];
+    if (!before) continue;
+    const adjoins =
+      after.buffer === before.buffer &&
+      after.stride === before.stride &&
+      after.dtype === before.dtype &&
+      after.rows === before.rows &&
+      after.offset === before.offset + before.cols * BYTES_PER_ELEMENT[before.dtype];
+    if (!adjoins) throw broken(op, name, "columns right behind those before, in the same rows", "a tensor elsewhere");
+  }
 }
 
 /** R; without any adapter every rank is allowed, since none is read. */

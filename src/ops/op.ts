@@ -2,7 +2,7 @@
 // samples, tolerance and cost belong to the op and not to a device, so all backends are tested alike and fail alike.
 //
 // Policy, obeyed by every op: outputs are arguments; an op never allocates and never owns. "out" overwrites, "acc" adds
-// to what is there. Inputs are not changed. Rows may have a stride larger than their width (a [1, *] row is dense). An
+// to what is there; "spare" is room that may be overwritten, and means nothing before and after. Inputs are not changed. Rows may have a stride larger than their width (a [1, *] row is dense). An
 // output may share memory with an input only where the op's signature says `mayAlias`.
 //
 // Dtypes in one call: activations, their gradients, norms, biases and the adapters' compute copies all have ONE compute
@@ -16,7 +16,7 @@ import type { Dim } from "../tensor/dims.ts";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
 import { isTensor, spanBytes, type Tensor } from "../tensor/tensor.ts";
 
-export type Access = "in" | "out" | "acc";
+export type Access = "in" | "out" | "acc" | "spare";
 
 /** Compute dtypes that the samples of most ops run under; a backend's suite picks those it has. */
 export const FLOATS = ["f64", "f32", "bf16"] as const satisfies readonly DType[];
@@ -157,7 +157,7 @@ export function broken(op: Named, argument: string, expected: string, got: unkno
 type Bindings = Map<string, { readonly value: number; readonly by: string }>;
 
 function checkTensor(op: Named, name: string, spec: TensorSpec, value: unknown, bound: Bindings, index: number | null) {
-  if (value === null && spec.optional) return;
+  if (spec.optional && (value ?? null) === null) return;
   if (!isTensor(value)) throw broken(op, name, "a tensor", value === null ? "null" : typeof value);
   if (!spec.dtypes.includes(value.dtype)) throw broken(op, `${name}.dtype`, spec.dtypes.join(" or "), value.dtype);
   bindDim(op, `${name}.rows`, spec, spec.dims[0], value.rows, bound, index);

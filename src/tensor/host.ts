@@ -2,7 +2,7 @@
 
 import { QdlError } from "../errors.ts";
 import { BYTES_PER_ELEMENT, type DType, fromBf16, toBf16 } from "./dtype.ts";
-import { type DeviceBuffer, matrix, type Tensor } from "./tensor.ts";
+import { colSlice, type DeviceBuffer, matrix, type Tensor } from "./tensor.ts";
 
 export class HostBuffer implements DeviceBuffer {
   readonly bytes: number;
@@ -69,6 +69,20 @@ export function hostTensor(
   const tensor = matrix(new HostBuffer(rows * cols * BYTES_PER_ELEMENT[dtype], label), dtype, rows, cols);
   if (values) writeMatrix(tensor, values);
   return tensor;
+}
+
+/** The same matrices as column blocks of one dense host matrix, in order. All have one dtype and row count. */
+export function sideBySide(parts: readonly Tensor[]): Tensor[] {
+  const { dtype, rows } = parts[0]!;
+  const cols = parts.reduce((sum, part) => sum + part.cols, 0);
+  const whole = hostTensor(dtype, rows, cols);
+  let from = 0;
+  return parts.map((part) => {
+    const block = colSlice(whole, from, from + part.cols);
+    from += part.cols;
+    writeMatrix(block, readMatrix(part));
+    return block;
+  });
 }
 
 type Elements = Float64Array | Float32Array | Uint16Array | Int32Array | Uint8Array;

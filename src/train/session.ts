@@ -3,7 +3,7 @@
 
 import { Adapter, adapterBytes, adapterLayout } from "../adapter/parameters.ts";
 import { phantomAdapter } from "../adapter/phantom-adapter.ts";
-import type { Backend } from "../backends/backend.ts";
+import type { Backend, Planner } from "../backends/backend.ts";
 import type { FrozenModel } from "../model/frozen-model.ts";
 import type { Shape } from "../model/graph.ts";
 import { LossProgram } from "../model/loss-program.ts";
@@ -30,8 +30,6 @@ export interface MemoryEstimate {
   readonly totalBytes: number;
   readonly plan: TrainingPlan;
 }
-
-type Planner = Pick<Backend, "scratchBytes">;
 
 /**
  * Device bytes of a run, by lifetime, before anything but the base is allocated (a phantom base will do).

@@ -116,7 +116,7 @@ function explained(
   largest: Shape,
 ): Pick<Estimate, "steps" | "buffers"> {
   if (!explain) return {};
-  const buffers = [...plan.arena.offsets].map(([value, offset]) => ({
+  const buffers = [...plan.arena.placements].map(([value, { offset }]) => ({
     name: value.name,
     offset,
     bytes: valueBytes(value, largest),

@@ -18,7 +18,9 @@ export function itKeepsRanksAndSegmentsApart(backend: Backend, dtypes: readonly 
   describe("ranks and segments", () => {
     for (const dtype of dtypes) {
       if (!("unsupported" in backend.kernels.adaptedLinears))
-        it(`a smaller rank after a larger one gives what it gives alone (${dtype})`, () => smallerRank(backend, dtype));
+        for (const tail of ["", ", with a tail"])
+          it(`a smaller rank after a larger one gives what it gives alone${tail} (${dtype})`, () =>
+            smallerRank(backend, dtype, tail));
       if (!("unsupported" in backend.kernels.attention) && !("unsupported" in backend.kernels.attentionBackward))
         for (const extras of [{}, { window: 7, softCap: 3 }])
           it(`a segment does not see the other ones (${dtype}${"window" in extras ? ", window" : ""})`, () =>
@@ -27,8 +29,8 @@ export function itKeepsRanksAndSegmentsApart(backend: Backend, dtypes: readonly 
   });
 }
 
-async function smallerRank(backend: Backend, dtype: DType): Promise<void> {
-  const sample = adaptedLinears.samples.find(({ name }) => name.startsWith("q, k, v"))!;
+async function smallerRank(backend: Backend, dtype: DType, tail: string): Promise<void> {
+  const sample = adaptedLinears.samples.find(({ name }) => name === `q, k, v: three widths, b = R${tail}`)!;
   const make = () => sample.make(sampleMaker(dtype, "smaller rank"));
   const small = [{ from: 0, to: 19, rank: 3, scale: 2 }];
   const alone = upload(backend, make(), DENSE);

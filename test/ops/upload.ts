@@ -1,5 +1,6 @@
-// Puts the tensors of a sample into a backend's memory, each in a buffer of its own between guard bytes, in different
-// layouts; and checks afterwards that nobody wrote outside the elements.
+// Puts the tensors of a sample into a backend's memory, each in a buffer of its own between guard bytes (those that share a
+// host buffer, as column blocks of one matrix, stay side by side), in different layouts; and checks afterwards that nobody
+// wrote outside the elements.
 
 import type { Backend } from "../../src/backends/backend.ts";
 import { mapTensors, type OpArgs, tensorsOf } from "../../src/ops/op.ts";
@@ -48,18 +49,21 @@ export interface Upload<A> {
 }
 
 export function upload<A extends OpArgs>(backend: Backend, host: A, layout: Layout): Upload<A> {
-  const placed = new Map<Tensor, Tensor>();
+  const placed = new Map<DeviceBuffer, Tensor>();
   const images = new Map<DeviceBuffer, Uint8Array>();
   for (const { tensor, name } of tensorsOf(host)) {
-    if (placed.has(tensor)) continue;
-    const { image, view } = place(tensor, layout);
+    if (placed.has(tensor.buffer)) continue;
+    const { image, view } = place(wholeOf(tensor), layout);
     const buffer = backend.alloc(image.byteLength, name);
     backend.write(buffer, 0, image);
-    placed.set(tensor, { ...view, buffer });
+    placed.set(tensor.buffer, { ...view, buffer });
     images.set(buffer, image);
   }
   return {
-    args: mapTensors(host, (tensor) => placed.get(tensor)!),
+    args: mapTensors(host, (tensor) => {
+      const whole = placed.get(tensor.buffer)!;
+      return { ...whole, cols: tensor.cols, offset: whole.offset + tensor.offset };
+    }),
     images,
     dispose: () => {
       for (const buffer of images.keys()) buffer.dispose();
@@ -87,6 +91,9 @@ export function uploadAsIs<A extends OpArgs>(backend: Backend, host: A): Upload<
     },
   };
 }
+
+/** The dense matrix of which a sample's tensor is a block of columns; nearly always the tensor itself. */
+const wholeOf = (tensor: Tensor): Tensor => ({ ...tensor, offset: 0, cols: tensor.stride });
 
 function place(tensor: Tensor, layout: Layout): { image: Uint8Array; view: Tensor } {
   const elementBytes = BYTES_PER_ELEMENT[tensor.dtype];
@@ -124,15 +131,15 @@ export function elementBytes({ buffer, offset, rows, cols, stride, dtype }: Tens
   return out;
 }
 
-/** The first byte that changed outside the elements of `view` (everywhere, if null), or −1. */
-export function firstForeignWrite(before: Uint8Array, after: Uint8Array, view: Tensor | null): number {
+/** The first byte that changed outside the elements of all `views`, or −1. */
+export function firstForeignWrite(before: Uint8Array, after: Uint8Array, views: readonly Tensor[]): number {
   if (before.length !== after.length) return Math.min(before.length, after.length);
-  const size = view ? BYTES_PER_ELEMENT[view.dtype] : 1;
-  const end = view ? view.offset + spanBytes(view) : 0;
-  for (let i = 0; i < before.length; i++) {
-    if (before[i] === after[i]) continue;
-    if (!view || i < view.offset || i >= end) return i;
-    if ((i - view.offset) % (view.stride * size) >= view.cols * size) return i;
-  }
-  return -1;
+  return before.findIndex((byte, i) => byte !== after[i] && !views.some((view) => holds(view, i)));
+}
+
+/** Whether byte `at` of its buffer belongs to an element of `view`. */
+function holds(view: Tensor, at: number): boolean {
+  const size = BYTES_PER_ELEMENT[view.dtype];
+  if (at < view.offset || at >= view.offset + spanBytes(view)) return false;
+  return (at - view.offset) % (view.stride * size) < view.cols * size;
 }

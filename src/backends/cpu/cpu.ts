@@ -5,8 +5,8 @@ import { cpus } from "node:os";
 import { QdlError } from "../../errors.ts";
 import type { ArgsOf, OpName } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import type { Backend, KernelTable } from "../backend.ts";
-import { BufferLedger, prepareOp, runOp, scratchBytesOf } from "../base.ts";
+import type { Backend, KernelTable, Wish } from "../backend.ts";
+import { BufferLedger, prepareOp, runOp, scratchBytesOf, wishesOf } from "../base.ts";
 import { addressOf, CpuBuffer } from "./buffer.ts";
 import { findOrBuildLibrary, hasBf16Products, type Isa } from "./build.ts";
 import { loadLibrary, type NativeLibrary } from "./ffi.ts";
@@ -147,6 +147,10 @@ export class CpuBackend implements Backend {
 
   scratchBytes<K extends OpName>(op: K, args: ArgsOf<K>): number {
     return scratchBytesOf(this, op, args);
+  }
+
+  wishes<K extends OpName>(op: K, args: ArgsOf<K>): readonly Wish[] {
+    return wishesOf(this, op, args);
   }
 
   /** FLOP/s of a register loop on all threads: what products of this dtype's activations could reach at most. */

@@ -3,8 +3,8 @@
 import { type ArgsOf, OPS, type OpName } from "../../ops/index.ts";
 import { HostBuffer } from "../../tensor/host.ts";
 import type { DeviceBuffer, Tensor } from "../../tensor/tensor.ts";
-import type { Backend, KernelTable } from "../backend.ts";
-import { BufferLedger, prepareOp, runOp, scratchBytesOf } from "../base.ts";
+import type { Backend, KernelTable, Wish } from "../backend.ts";
+import { BufferLedger, prepareOp, runOp, scratchBytesOf, wishesOf } from "../base.ts";
 
 export class ReferenceBackend implements Backend {
   readonly name = "reference";
@@ -44,6 +44,10 @@ export class ReferenceBackend implements Backend {
 
   scratchBytes<K extends OpName>(op: K, args: ArgsOf<K>): number {
     return scratchBytesOf(this, op, args);
+  }
+
+  wishes<K extends OpName>(op: K, args: ArgsOf<K>): readonly Wish[] {
+    return wishesOf(this, op, args);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
