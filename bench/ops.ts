@@ -200,22 +200,37 @@ function memory(): void {
     format: "nf4" as const,
   }));
   time("adamW 64×65536", "f32", "bytes", "adamW", (m) => ({
-    param: m.floats(64, 65536),
-    gradient: m.floats(64, 65536),
-    m: m.empty("f32", 64, 65536),
-    v: m.empty("f32", 64, 65536),
-    steps: m.integers(64, () => 3),
-    copy: m.empty("bf16", 64, 65536),
-    from: 0,
-    to: 64,
-    learningRate: 1e-3,
-    beta1: 0.9,
-    beta2: 0.999,
-    epsilon: 1e-8,
-    weightDecay: 0,
-    gradientScale: 1,
+    ...adamWCommon(m),
+    ms: [m.empty("f32", 64, 65536)],
+    vs: [m.empty("f32", 64, 65536)],
+  }));
+  time("adamW8bit 64×65536", "f32", "bytes", "adamW8bit", (m) => ({
+    ...adamWCommon(m),
+    mCodes: [m.empty("u8", 64, 65536)],
+    mAbsmax: [m.empty("f32", 64, 256)],
+    vCodes: [m.empty("u8", 64, 65536)],
+    vAbsmax: [m.empty("f32", 64, 256)],
+    mMap: m.floats(1, 256),
+    vMap: m.floats(1, 256),
   }));
 }
+
+/** What both forms of AdamW are given, all rows at rank 64. */
+const adamWCommon = (m: Maker) => ({
+  params: [m.floats(64, 65536)],
+  gradients: [m.floats(64, 65536)],
+  copies: [m.empty("bf16", 64, 65536)],
+  steps: m.integers(64, () => 3),
+  squares: m.floats(1, 1),
+  from: 0,
+  to: 64,
+  learningRates: [1e-3],
+  beta1: 0.9,
+  beta2: 0.999,
+  epsilon: 1e-8,
+  weightDecay: 0,
+  maxNorm: 0,
+});
 
 /** `flops`: useful operations where the op's own count includes work that causality makes needless. */
 function time<K extends OpName>(

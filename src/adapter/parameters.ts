@@ -2,7 +2,7 @@
 // is the first b rows of both. Master weights, gradients and moments are f32; the forward reads a copy in the compute
 // dtype (the master itself when that is f32).
 
-import type { Backend } from "../backends/backend.ts";
+import type { Backend, Placement } from "../backends/backend.ts";
 import type { AdapterParameters, LinearAdapter } from "../model/adapter-parameters.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { LINEAR_NAMES, type LinearName, linearShapes } from "../model/frozen-model.ts";
@@ -10,6 +10,7 @@ import { Parameter } from "../model/graph.ts";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
 import { type DeviceBuffer, matrix, type Tensor } from "../tensor/tensor.ts";
 import type { AdapterConfig } from "./config.ts";
+import { type Moments, momentKind, momentPools, type OptimizerState } from "./moments.ts";
 
 /** One trained matrix and everything that belongs to it. All are [R, cols]. */
 export interface AdapterTensor {
@@ -23,7 +24,7 @@ export interface AdapterTensor {
   /** bf16 copy that the forward reads, or null when it reads the master. */
   readonly copy: Tensor | null;
   /** Present while training. */
-  readonly training: { readonly gradient: Tensor; readonly m: Tensor; readonly v: Tensor } | null;
+  readonly training: { readonly gradient: Tensor; readonly moments: Moments } | null;
 }
 
 const ALIGNMENT = 64;
@@ -44,16 +45,28 @@ export function adapterLayout(model: ModelConfig, config: AdapterConfig) {
   );
 }
 
-/** Device bytes of an adapter: masters, copies, and with `training` gradients and moments. */
+/** Bytes of an adapter: masters and copies, and while training gradients and moments. */
+export interface AdapterBytes {
+  readonly device: number;
+  /** Host memory that the device reads and writes: paged moments. */
+  readonly host: number;
+}
+
+/** @param state null: nothing is trained */
 export function adapterBytes(
   model: ModelConfig,
   config: AdapterConfig,
   computeDtype: DType,
-  training: boolean,
-): number {
-  const per = (dtype: DType): number =>
-    adapterLayout(model, config).reduce((sum, { cols }) => sum + alignedBytes(dtype, config.rankMax * cols), 0);
-  return (training ? 4 : 1) * per("f32") + (computeDtype === "bf16" ? per("bf16") : 0);
+  state: OptimizerState | null,
+): AdapterBytes {
+  const widths = adapterLayout(model, config).map(({ cols }) => cols);
+  const pool = (dtype: DType, of = (cols: number): number => cols): number =>
+    widths.reduce((sum, cols) => sum + alignedBytes(dtype, config.rankMax * of(cols)), 0);
+  const weights = pool("f32") + (computeDtype === "bf16" ? pool("bf16") : 0);
+  if (state === null) return { device: weights, host: 0 };
+  const moments = momentPools(state).reduce((sum, { dtype, cols }) => sum + pool(dtype, cols), 0);
+  const paged = state === "adam32-paged";
+  return { device: weights + pool("f32") + (paged ? 0 : moments), host: paged ? moments : 0 };
 }
 
 const alignedBytes = (dtype: DType, elements: number): number =>
@@ -68,35 +81,32 @@ export class Adapter implements AdapterParameters, Disposable {
   readonly #buffers: DeviceBuffer[] = [];
   readonly #linears = new Map<string, LinearAdapter>();
 
-  /** Zeroed; fill it with `load` or `initialise`. Owned by the caller. Throws MEMORY_EXCEEDED. */
+  /**
+   * Zeroed; fill it with `load` or `initialise`. Owned by the caller. Throws MEMORY_EXCEEDED.
+   * @param state how moments are kept; null: nothing is trained
+   */
   constructor(
     backend: Backend,
     model: ModelConfig,
     config: AdapterConfig,
     computeDtype: "bf16" | "f32",
-    training: boolean,
+    state: OptimizerState | null,
   ) {
     this.#backend = backend;
     this.config = config;
     const layout = adapterLayout(model, config);
-    const pool = (dtype: DType, label: string): Tensor[] =>
-      this.#pool(
-        layout.map(({ cols }) => cols),
-        dtype,
-        label,
-      );
-    const masters = pool("f32", "adapter weights");
-    const copies = computeDtype === "bf16" ? pool("bf16", "adapter compute copy") : null;
-    const gradients = training ? pool("f32", "adapter gradients") : null;
+    const widths = layout.map(({ cols }) => cols);
+    const masters = this.#pool(widths, "f32", "adapter weights");
+    const copies = computeDtype === "bf16" ? this.#pool(widths, "bf16", "adapter compute copy") : null;
+    const gradients = state ? this.#pool(widths, "f32", "adapter gradients") : null;
+    const moments = state ? this.#moments(widths, state) : null;
     const gradientBuffer = gradients?.[0]?.buffer;
     this.gradients = gradientBuffer ? matrix(gradientBuffer, "f32", 1, gradientBuffer.bytes / 4) : null;
-    const ms = training ? pool("f32", "adapter first moments") : null;
-    const vs = training ? pool("f32", "adapter second moments") : null;
     this.tensors = layout.map((entry, i) => ({
       ...entry,
       master: masters[i]!,
       copy: copies?.[i] ?? null,
-      training: gradients && ms && vs ? { gradient: gradients[i]!, m: ms[i]!, v: vs[i]! } : null,
+      training: gradients && moments ? { gradient: gradients[i]!, moments: moments[i]! } : null,
     }));
     this.#pairUp();
   }
@@ -117,7 +127,7 @@ export class Adapter implements AdapterParameters, Disposable {
 
   /** Replaces one tensor's weights and its compute copy: f32 [R, cols] row-major. */
   setWeights(tensor: AdapterTensor, values: Float32Array): void {
-    this.#upload(tensor.master, values);
+    this.uploadBytes(tensor.master, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
     if (tensor.copy) this.#backend.run("cast", { x: tensor.master, y: tensor.copy });
   }
 
@@ -130,37 +140,48 @@ export class Adapter implements AdapterParameters, Disposable {
 
   /** f32 values of one of this adapter's tensors. */
   async download(tensor: Tensor): Promise<Float32Array> {
-    const bytes = await this.#backend.read(tensor.buffer, tensor.offset, tensor.rows * tensor.cols * 4);
+    const bytes = await this.downloadBytes(tensor);
     return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
   }
 
-  /** Writes f32 values into one of this adapter's tensors. */
-  upload(tensor: Tensor, values: Float32Array): void {
-    this.#upload(tensor, values);
+  /** One of this adapter's tensors as it is stored, row by row. */
+  async downloadBytes(tensor: Tensor): Promise<Uint8Array> {
+    const bytes = tensor.rows * tensor.cols * BYTES_PER_ELEMENT[tensor.dtype];
+    return this.#backend.read(tensor.buffer, tensor.offset, bytes);
+  }
+
+  /** Writes one of this adapter's tensors as it is stored. */
+  uploadBytes(tensor: Tensor, bytes: Uint8Array): void {
+    this.#backend.write(tensor.buffer, tensor.offset, bytes);
   }
 
   [Symbol.dispose](): void {
     for (const buffer of this.#buffers) buffer.dispose();
   }
 
-  #upload(tensor: Tensor, values: Float32Array | Uint16Array): void {
-    this.#backend.write(
-      tensor.buffer,
-      tensor.offset,
-      new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-    );
-  }
-
-  #pool(widths: readonly number[], dtype: DType, label: string): Tensor[] {
+  #pool(widths: readonly number[], dtype: DType, label: string, placement: Placement = "device"): Tensor[] {
     const rows = this.config.rankMax;
     const bytes = widths.reduce((sum, cols) => sum + alignedBytes(dtype, rows * cols), 0);
-    const buffer = this.#backend.alloc(Math.max(ALIGNMENT, bytes), label);
+    const buffer = this.#backend.alloc(Math.max(ALIGNMENT, bytes), label, placement);
     this.#buffers.push(buffer);
     let offset = 0;
     return widths.map((cols) => {
       const tensor = matrix(buffer, dtype, rows, cols, offset);
       offset += alignedBytes(dtype, rows * cols);
       return tensor;
+    });
+  }
+
+  #moments(widths: readonly number[], state: OptimizerState): Moments[] {
+    const placement = state === "adam32-paged" ? "host" : "device";
+    const pools = momentPools(state).map(({ key, dtype, cols }) => ({
+      key,
+      tensors: this.#pool(widths.map(cols), dtype, `adapter moments (${key})`, placement),
+    }));
+    return widths.map((_, i) => {
+      const tensors = Object.fromEntries(pools.map(({ key, tensors: pool }) => [key, pool[i]!]));
+      // The pools of a kind have the keys of its tensors (momentPools).
+      return { kind: momentKind(state), tensors } as unknown as Moments;
     });
   }
 

@@ -36,6 +36,9 @@ export type KernelTable = { readonly [K in OpName]: Kernel<K> | Unsupported };
 /** What a memory plan asks of a backend. */
 export type Planner = Pick<Backend, "scratchBytes" | "wishes">;
 
+/** `host`: memory of the host that the device reads and writes across its bus; the same as `device` where the host computes. */
+export type Placement = "device" | "host";
+
 export interface Backend extends AsyncDisposable {
   readonly name: string;
   /** One line for people and provenance: device, instruction set, threads. */
@@ -48,8 +51,8 @@ export interface Backend extends AsyncDisposable {
   /** Bytes now held by live buffers, and the most ever held. */
   readonly allocatedBytes: number;
   readonly peakBytes: number;
-  /** Zeroed memory, 64-byte aligned, owned by the caller. Throws MEMORY_EXCEEDED with the numbers. */
-  alloc(bytes: number, label: string): DeviceBuffer;
+  /** Zeroed memory, 64-byte aligned, owned by the caller; by default on the device. Throws MEMORY_EXCEEDED with the numbers. */
+  alloc(bytes: number, label: string, placement?: Placement): DeviceBuffer;
   /** Copies bytes into a buffer; ordered after all enqueued ops. */
   write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void;
   /** Waits for all enqueued ops and copies bytes out. */

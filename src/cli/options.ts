@@ -1,6 +1,7 @@
 // THE option table. Flags, YAML keys, defaults, --help and docs/cli.md all come from here. A key in camelCase is the
 // library's option of the same name; its flag and its YAML key are the same words with dashes.
 
+import { OPTIMIZER_STATES } from "../adapter/moments.ts";
 import { LINEAR_NAMES } from "../model/frozen-model.ts";
 import { SHAPE_NAMES } from "../model/named-shapes.ts";
 import { TRAIN_DEFAULTS } from "../verbs/train-options.ts";
@@ -103,6 +104,11 @@ export const OPTIONS = {
   epsilon: option(number(), "AdamW: added to the root of the second moment", { default: D.epsilon }),
   weightDecay: option(number(), "AdamW: weight decay", { default: D.weightDecay }),
   clip: option(number(), "bound on the gradient's norm; 0: none", { default: D.clip }),
+  optimizerState: option(
+    choice(OPTIMIZER_STATES),
+    "Adam's moments: f32 on the device, f32 in host memory (paged: for cards with little), or 8-bit codes",
+    { default: D.optimizerState },
+  ),
   denseOptimizer: option(
     flag(),
     "move and decay all rows in every step, as the DyLoRA reference code does (for parity)",

@@ -57,21 +57,26 @@ export function fourBitCode(format: FourBitFormat, x: number): number {
 }
 
 /**
- * The signed "dynamic" map of 256 values that block scales are coded with: for e = 0..6, the 2^e midpoints between
- * 2^e + 1 equal steps from 0.1 to 1, times ±10^(e−6); then 0 and 1. Ascending; entry 127 is 0. f32 arithmetic
- * throughout, as in bitsandbytes' create_dynamic_map. Checkpoints store the map: a reader uses theirs.
+ * The signed "dynamic" map of 256 values that block scales and first moments are coded with: for e = 0..6, the 2^e
+ * midpoints between 2^e + 1 equal steps from 0.1 to 1, times ±10^(e−6); then 0 and 1. Ascending; entry 127 is 0. f32
+ * arithmetic throughout, as in bitsandbytes' create_dynamic_map. Checkpoints store the map: a reader uses theirs.
  */
 export function dynamicMap(): Float32Array {
-  const values = [0, 1];
-  for (let e = 0; e < 7; e++) {
-    const bounds = linspace(f32(0.1), 1, 2 ** e + 1);
+  return Float32Array.from([...dynamicMagnitudes(1), ...dynamicMagnitudes(1).map((value) => -value), 0, 1]).sort();
+}
+
+/** The unsigned map, for second moments: twice the magnitudes per decade in place of the signs. Entry 0 is 0. */
+export function unsignedDynamicMap(): Float32Array {
+  return Float32Array.from([...dynamicMagnitudes(2), 0, 1]).sort();
+}
+
+/** For e = 0..6: the density·2^e midpoints between equal steps from 0.1 to 1, times 10^(e−6). */
+function dynamicMagnitudes(density: 1 | 2): number[] {
+  return Array.from({ length: 7 }, (_, e) => e).flatMap((e) => {
+    const bounds = linspace(f32(0.1), 1, density * 2 ** e + 1);
     const factor = f32(10 ** (e - 6));
-    for (let i = 0; i < 2 ** e; i++) {
-      const magnitude = f32(factor * f32(f32(bounds[i]! + bounds[i + 1]!) / 2));
-      values.push(magnitude, -magnitude);
-    }
-  }
-  return Float32Array.from(values).sort();
+    return Array.from({ length: density * 2 ** e }, (_, i) => f32(factor * f32(f32(bounds[i]! + bounds[i + 1]!) / 2)));
+  });
 }
 
 /**

@@ -1,6 +1,7 @@
 // The op table: every operation of a training or decoding step, in the order in which a step uses them.
 
 import { adamW } from "./adam-w.ts";
+import { adamW8bit } from "./adam-w-8bit.ts";
 import { adaptedLinears } from "./adapted-linears.ts";
 import { adaptedLinearsBackward } from "./adapted-linears-backward.ts";
 import { add } from "./add.ts";
@@ -51,6 +52,7 @@ export const OPS = {
   quantizeScales,
   dequantize,
   adamW,
+  adamW8bit,
 } as const;
 
 export type OpName = keyof typeof OPS;

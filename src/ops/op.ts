@@ -14,7 +14,7 @@
 import { QdlError } from "../errors.ts";
 import type { Dim } from "../tensor/dims.ts";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
-import { isTensor, spanBytes, type Tensor } from "../tensor/tensor.ts";
+import { type DeviceBuffer, isTensor, spanBytes, type Tensor } from "../tensor/tensor.ts";
 
 export type Access = "in" | "out" | "acc" | "spare";
 
@@ -230,17 +230,31 @@ export function mapTensors<A extends OpArgs>(args: A, map: (tensor: Tensor, name
   return Object.fromEntries(Object.entries(args).map(([k, v]) => [k, visit(v, k, k)])) as A;
 }
 
+/** An output shares memory with no other argument, but where its signature allows it. */
 function checkOverlap<A extends OpArgs>(op: Op<A>, tensors: readonly NamedTensor[]): void {
   const specs = op.signature as Readonly<Record<string, TensorSpec | undefined>>;
-  for (const output of tensors) {
-    const spec = specs[output.key];
-    if (!spec || spec.access === "in") continue;
-    for (const other of tensors) {
-      if (other === output || !overlap(output.tensor, other.tensor)) continue;
-      const otherIsInput = (specs[other.key]?.access ?? "in") === "in";
-      if (otherIsInput && spec.mayAlias?.includes(other.key) && sameView(output.tensor, other.tensor)) continue;
-      throw broken(op, output.name, `memory apart from ${other.name}`, "an overlapping view");
-    }
+  const isInput = ({ key }: NamedTensor): boolean => (specs[key]?.access ?? "in") === "in";
+  const mayShare = (output: NamedTensor, input: NamedTensor): boolean =>
+    isInput(input) &&
+    (specs[output.key]?.mayAlias?.includes(input.key) ?? false) &&
+    sameView(output.tensor, input.tensor);
+  for (const [one, other] of touchingPairs(tensors)) {
+    const [output, input] = isInput(one) ? [other, one] : [one, other];
+    if (isInput(output) || mayShare(output, input)) continue;
+    throw broken(op, output.name, `memory apart from ${input.name}`, "an overlapping view");
+  }
+}
+
+/** Pairs that share a byte. Sorted by address first: an optimizer step has thousands of tensors and no such pair. */
+function* touchingPairs(tensors: readonly NamedTensor[]): Generator<[NamedTensor, NamedTensor]> {
+  const sorted = [...tensors].sort((a, b) => a.tensor.offset - b.tensor.offset);
+  /** Per buffer, the tensors that reach beyond the offset looked at. */
+  const open = new Map<DeviceBuffer, NamedTensor[]>();
+  for (const entry of sorted) {
+    const { buffer, offset } = entry.tensor;
+    const reaching = (open.get(buffer) ?? []).filter(({ tensor }) => tensor.offset + spanBytes(tensor) > offset);
+    for (const earlier of reaching) if (overlap(earlier.tensor, entry.tensor)) yield [earlier, entry];
+    open.set(buffer, [...reaching, entry]);
   }
 }
 

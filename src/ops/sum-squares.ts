@@ -1,12 +1,12 @@
-// sum = Σ x², accumulated in f64 or in f32 by tiles in a fixed order. For the gradient norm (clipping).
+// sum = Σ x² over all tensors of a list, accumulated in f64 or in f32 by tiles in a fixed order. For the gradient norm.
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { bytesOf, type Op, type SampleMaker } from "./op.ts";
 
 export interface SumSquaresArgs {
-  /** [R, C] */
-  readonly x: Tensor;
+  /** [R, C_i] */
+  readonly xs: readonly Tensor[];
   /** [1, 1] */
   readonly sum: Tensor;
 }
@@ -14,11 +14,12 @@ export interface SumSquaresArgs {
 export const sumSquares: Op<SumSquaresArgs> = {
   name: "sumSquares",
   signature: {
-    x: { access: "in", dims: ["R", "C"], dtypes: ["f64", "f32"] },
+    xs: { access: "in", dims: ["R", "C"], dtypes: ["f64", "f32"], list: { varying: ["C"] } },
     sum: { access: "out", dims: ["1", "1"], dtypes: ["f64", "f32"] },
   },
-  reference({ x, sum }) {
-    writeMatrix(sum, [readMatrix(x).reduce((total, value) => total + value * value, 0)]);
+  reference({ xs, sum }) {
+    const squares = (x: Tensor) => readMatrix(x).reduce((total, value) => total + value * value, 0);
+    writeMatrix(sum, [xs.reduce((total, x) => total + squares(x), 0)]);
   },
   samples: [
     [1, 1],
@@ -26,18 +27,27 @@ export const sumSquares: Op<SumSquaresArgs> = {
     [3, 7],
     [61, 129],
     [64, 2048],
-  ].map(([rows, cols]) => ({
-    name: `${rows}×${cols}`,
+    [5, 1, 300, 64],
+    [0, 12],
+  ].map(([rows, ...widths]) => ({
+    name: `${rows}×${widths.join(" and ")}`,
     dtypes: ["f64", "f32"],
-    make: (m: SampleMaker) => ({ x: m.normal(m.dtype, rows!, cols!), sum: m.output("out", m.dtype, 1, 1) }),
+    make: (m: SampleMaker) => ({
+      xs: widths.map((cols) => m.normal(m.dtype, rows!, cols)),
+      sum: m.output("out", m.dtype, 1, 1),
+    }),
   })),
   badSamples: [
-    { name: "a sum of two", make: (m) => ({ x: m.normal("f32", 2, 3), sum: m.output("out", "f32", 1, 2) }) },
-    { name: "bf16", make: (m) => ({ x: m.normal("bf16", 2, 3), sum: m.output("out", "f32", 1, 1) }) },
+    { name: "a sum of two", make: (m) => ({ xs: [m.normal("f32", 2, 3)], sum: m.output("out", "f32", 1, 2) }) },
+    { name: "bf16", make: (m) => ({ xs: [m.normal("bf16", 2, 3)], sum: m.output("out", "f32", 1, 1) }) },
+    {
+      name: "tensors of unlike height",
+      make: (m) => ({ xs: [m.normal("f32", 2, 3), m.normal("f32", 3, 3)], sum: m.output("out", "f32", 1, 1) }),
+    },
   ],
   tolerance: {
     f64: { normalised: 1e-13, worst: 1e-13, reason: "double precision, another order of summation" },
     f32: { normalised: 1e-6, worst: 1e-6, reason: "all terms are positive: nothing cancels, tiles are short" },
   },
-  cost: (args) => ({ flops: 2 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
+  cost: (args) => ({ flops: args.xs.reduce((sum, x) => sum + 2 * x.rows * x.cols, 0), bytes: bytesOf(args) }),
 };

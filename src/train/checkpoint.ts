@@ -12,6 +12,7 @@ import {
   type SafetensorsFile,
   type TensorToWrite,
 } from "../formats/safetensors.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import { type Fingerprint, refuseOther } from "./fingerprint.ts";
 import type { RowWindowedAdamW } from "./optimizer.ts";
 
@@ -87,8 +88,10 @@ export async function restoreCheckpoint(
       const { name, master, training } = tensor;
       const shape = [master.rows, master.cols];
       adapter.setWeights(tensor, await readFloats(stored, name, shape));
-      adapter.upload(training!.m, await readFloats(stored, `${name}.m`, shape));
-      adapter.upload(training!.v, await readFloats(stored, `${name}.v`, shape));
+      for (const [key, moment] of Object.entries(training!.moments.tensors)) {
+        const bytes = await readBytes(stored, `${name}.${key}`, storedDtype(moment), [moment.rows, moment.cols]);
+        adapter.uploadBytes(moment, bytes);
+      }
     }
     const rowSteps = await readBytes(stored, ROW_STEPS, "I32", [adapter.rankMax]);
     optimizer.restore(new Int32Array(rowSteps.slice().buffer));
@@ -102,22 +105,22 @@ export async function restoreCheckpoint(
 function snapshot(adapter: Adapter, optimizer: RowWindowedAdamW): TensorToWrite[] {
   const tensors: TensorToWrite[] = [];
   for (const { name, master, training } of adapter.tensors) {
-    const shape = [master.rows, master.cols];
-    for (const [suffix, tensor] of [
-      ["", master],
-      [".m", training!.m],
-      [".v", training!.v],
-    ] as const) {
+    const moments = Object.entries(training!.moments.tensors).map(
+      ([key, moment]) => [`${name}.${key}`, moment] as const,
+    );
+    for (const [key, tensor] of [[name, master] as const, ...moments]) {
       const content = async function* () {
-        yield bytesOf(await adapter.download(tensor));
+        yield await adapter.downloadBytes(tensor);
       };
-      tensors.push({ name: name + suffix, dtype: "F32", shape, content });
+      tensors.push({ name: key, dtype: storedDtype(tensor), shape: [tensor.rows, tensor.cols], content });
     }
   }
   const rowSteps = optimizer.rowSteps;
   tensors.push({ name: ROW_STEPS, dtype: "I32", shape: [rowSteps.length], content: bytesOf(rowSteps) });
   return tensors;
 }
+
+const storedDtype = ({ dtype }: Tensor): "F32" | "U8" => (dtype === "u8" ? "U8" : "F32");
 
 function readState(stored: SafetensorsFile, path: string): CheckpointState {
   try {

@@ -1,5 +1,6 @@
 // What must be the same for a resumed run to give the same bits.
 
+import { momentKind } from "../adapter/moments.ts";
 import { QdlError } from "../errors.ts";
 import type { BaseIdentity } from "../model/frozen-model.ts";
 import type { TrainConfig } from "./config.ts";
@@ -20,9 +21,11 @@ export interface RunFacts {
 
 export function fingerprintOf({ config, base, dataSha256, instructionSet, computeDtype }: RunFacts): Fingerprint {
   const settings = Object.fromEntries(Object.entries(config).filter(([key]) => !HARMLESS.includes(key)));
+  // Where moments lie changes no bit; how they are coded does.
+  const optimizer = { ...config.optimizer, state: momentKind(config.optimizer.state) };
   const { sha256, format, blockSize, doubleQuant } = base;
   return flatten({
-    config: settings,
+    config: { ...settings, optimizer },
     base: { sha256, format, blockSize, doubleQuant },
     dataSha256,
     instructionSet,

@@ -1,10 +1,13 @@
 // AdamW over the rows that a step trained. Rows outside the window keep weights, moments and counters to the bit: in the
 // DyLoRA reference code they drift by momentum and decay, since a zero gradient is still a gradient (`dense` does that).
 
-import type { Adapter } from "../adapter/parameters.ts";
+import type { CodedMoments, FullMoments } from "../adapter/moments.ts";
+import type { Adapter, AdapterTensor } from "../adapter/parameters.ts";
 import type { Backend } from "../backends/backend.ts";
 import { align } from "../model/arena-plan.ts";
 import { phantomTensor } from "../model/phantom.ts";
+import type { AdamWSettings } from "../ops/adam-w-rule.ts";
+import { dynamicMap, unsignedDynamicMap } from "../ops/code-books.ts";
 import { type DeviceBuffer, matrix, rowSlice, type Tensor } from "../tensor/tensor.ts";
 import type { OptimizerConfig } from "./config.ts";
 
@@ -17,26 +20,16 @@ export class RowWindowedAdamW implements Disposable {
   readonly #backend: Backend;
   readonly #adapter: Adapter;
   readonly #config: OptimizerConfig;
-  readonly #buffer: DeviceBuffer;
-  /** i32 [R, 1]: updates of each row so far, this step's included while it runs. */
-  readonly #steps: Tensor;
-  /** f32 [1, 1] per tensor. */
-  readonly #sums: readonly Tensor[];
-  readonly #scratch: Tensor | null;
+  readonly #own: OwnTensors;
   #rowSteps: Int32Array;
 
   constructor(backend: Backend, adapter: Adapter, config: OptimizerConfig) {
     this.#backend = backend;
     this.#adapter = adapter;
     this.#config = config;
-    const rows = adapter.rankMax;
-    this.#rowSteps = new Int32Array(rows);
+    this.#rowSteps = new Int32Array(adapter.rankMax);
     const widths = adapter.tensors.map(({ cols }) => cols);
-    const { stepBytes, sumBytes, scratchBytes, totalBytes } = counterBytes(backend, rows, widths);
-    this.#buffer = backend.alloc(totalBytes, "optimizer counters");
-    this.#steps = matrix(this.#buffer, "i32", rows, 1);
-    this.#sums = adapter.tensors.map((_, i) => matrix(this.#buffer, "f32", 1, 1, stepBytes + 4 * i));
-    this.#scratch = scratchBytes > 0 ? matrix(this.#buffer, "u8", 1, scratchBytes, stepBytes + sumBytes) : null;
+    this.#own = allocateOwn(backend, adapter.rankMax, widths);
   }
 
   /** Updates of each row so far. */
@@ -53,62 +46,102 @@ export class RowWindowedAdamW implements Disposable {
     this.#backend.run("fill", { y: this.#adapter.gradients!, value: 0 });
   }
 
-  /** Norm of the gradient over the window's rows of all tensors; NaN or Infinity if some gradient is. */
-  async gradientNorm({ from, to }: RowWindow): Promise<number> {
-    this.#adapter.tensors.forEach((tensor, i) => {
-      const x = rowSlice(tensor.training!.gradient, from, to);
-      this.#backend.run("sumSquares", { x, sum: this.#sums[i]! }, this.#scratch);
-    });
-    const first = this.#sums[0]!;
-    const bytes = await this.#backend.read(first.buffer, first.offset, this.#sums.length * 4);
-    const sums = new Float32Array(bytes.slice().buffer);
-    return Math.sqrt(sums.reduce((total, sum) => total + sum, 0));
+  /**
+   * One update of the window's rows, clipped by the norm of their gradient over all tensors.
+   * @returns that norm before clipping; if it is NaN or Infinity, the device left everything as it was
+   */
+  async step(window: RowWindow, learningRate: number): Promise<number> {
+    const { from, to } = this.#config.dense ? { from: 0, to: this.#adapter.rankMax } : window;
+    const { squares, scratch, buffer, steps } = this.#own;
+    const gradients = this.#adapter.tensors.map(({ training }) => rowSlice(training!.gradient, window.from, window.to));
+    this.#backend.run("sumSquares", { xs: gradients, sum: squares }, scratch);
+    const before = this.rowSteps;
+    for (let row = from; row < to; row++) this.#rowSteps[row]! += 1;
+    this.#backend.write(buffer, steps.offset, new Uint8Array(this.#rowSteps.buffer));
+    this.#update({ from, to, ...this.#settings(learningRate) });
+    const norm = Math.sqrt(await this.#readSquares());
+    if (!Number.isFinite(norm)) this.#rowSteps = before;
+    return norm;
   }
 
-  /** One update of the window's rows. `gradientScale` is the clipping factor. */
-  step(window: RowWindow, learningRate: number, gradientScale: number): void {
-    const { from, to } = this.#config.dense ? { from: 0, to: this.#adapter.rankMax } : window;
-    for (let row = from; row < to; row++) this.#rowSteps[row]! += 1;
-    this.#backend.write(this.#buffer, this.#steps.offset, new Uint8Array(this.#rowSteps.buffer));
-    const { beta1, beta2, epsilon, weightDecay, loraPlusRatio } = this.#config;
-    for (const { master, copy, side, training } of this.#adapter.tensors) {
-      this.#backend.run("adamW", {
-        param: master,
-        gradient: training!.gradient,
-        m: training!.m,
-        v: training!.v,
-        steps: this.#steps,
-        copy,
-        from,
-        to,
-        learningRate: side === "B" ? learningRate * loraPlusRatio : learningRate,
-        beta1,
-        beta2,
-        epsilon,
-        weightDecay,
-        gradientScale,
-      });
+  #settings(learningRate: number): Omit<AdamWSettings, "from" | "to"> {
+    const { beta1, beta2, epsilon, weightDecay, loraPlusRatio, maxGradNorm } = this.#config;
+    const learningRates = this.#adapter.tensors.map(({ side }) =>
+      side === "B" ? learningRate * loraPlusRatio : learningRate,
+    );
+    return { learningRates, beta1, beta2, epsilon, weightDecay, maxNorm: maxGradNorm };
+  }
+
+  #update(settings: AdamWSettings): void {
+    const { tensors } = this.#adapter;
+    const { steps, squares, mMap, vMap } = this.#own;
+    const shared = {
+      ...settings,
+      params: tensors.map(({ master }) => master),
+      gradients: tensors.map(({ training }) => training!.gradient),
+      copies: tensors.map(({ copy }) => copy),
+      steps,
+      squares,
+    };
+    if (this.#config.state === "adam8") {
+      const of = (key: keyof CodedMoments["tensors"]) => tensors.map((tensor) => momentsOf<CodedMoments>(tensor)[key]);
+      const moments = { mCodes: of("mCodes"), mAbsmax: of("mAbsmax"), vCodes: of("vCodes"), vAbsmax: of("vAbsmax") };
+      this.#backend.run("adamW8bit", { ...shared, ...moments, mMap, vMap });
+    } else {
+      const of = (key: keyof FullMoments["tensors"]) => tensors.map((tensor) => momentsOf<FullMoments>(tensor)[key]);
+      this.#backend.run("adamW", { ...shared, ms: of("m"), vs: of("v") });
     }
   }
 
+  async #readSquares(): Promise<number> {
+    const bytes = await this.#backend.read(this.#own.buffer, this.#own.squares.offset, 4);
+    return new Float32Array(bytes.slice().buffer)[0]!;
+  }
+
   [Symbol.dispose](): void {
-    this.#buffer.dispose();
+    this.#own.buffer.dispose();
   }
 }
 
-/** Bytes of an optimizer's own memory, beside the moments that lie with the adapter: row counters, sums, scratch. */
-export function counterBytes(backend: Pick<Backend, "scratchBytes">, rankMax: number, widths: readonly number[]) {
-  const stepBytes = align(rankMax * 4);
-  const sumBytes = align(widths.length * 4);
-  const sum = phantomTensor("f32", 1, 1);
-  const scratch = widths.map((cols) =>
-    backend.scratchBytes("sumSquares", { x: phantomTensor("f32", rankMax, cols), sum }),
-  );
-  const scratchBytes = Math.max(0, ...scratch);
-  return { stepBytes, sumBytes, scratchBytes, totalBytes: stepBytes + sumBytes + scratchBytes };
+/** The optimizer's state decides which moments the adapter was given. */
+const momentsOf = <M extends FullMoments | CodedMoments>({ training }: AdapterTensor): M["tensors"] =>
+  training!.moments.tensors as M["tensors"];
+
+/** Memory of an optimizer beside the moments, which lie with the adapter. */
+interface OwnTensors {
+  readonly buffer: DeviceBuffer;
+  /** i32 [R, 1]: updates of each row so far, this step's included while it runs. */
+  readonly steps: Tensor;
+  /** f32 [1, 1] */
+  readonly squares: Tensor;
+  /** f32 [1, 256]: the maps of 8-bit moments. */
+  readonly mMap: Tensor;
+  readonly vMap: Tensor;
+  readonly scratch: Tensor | null;
 }
 
-/** Factor that brings a gradient of norm `norm` down to `maxNorm` (0: no clipping), as torch.nn.utils.clip_grad_norm_. */
-export function clipFactor(norm: number, maxNorm: number): number {
-  return maxNorm > 0 ? Math.min(1, maxNorm / (norm + 1e-6)) : 1;
+const MAP_BYTES = 4 * 256;
+
+function allocateOwn(backend: Backend, rows: number, widths: readonly number[]): OwnTensors {
+  const { stepBytes, scratchBytes, totalBytes } = optimizerBytes(backend, rows, widths);
+  const buffer = backend.alloc(totalBytes, "optimizer counters");
+  const maps = stepBytes + align(4);
+  for (const [i, map] of [dynamicMap(), unsignedDynamicMap()].entries())
+    backend.write(buffer, maps + i * MAP_BYTES, new Uint8Array(map.buffer));
+  return {
+    buffer,
+    steps: matrix(buffer, "i32", rows, 1),
+    squares: matrix(buffer, "f32", 1, 1, stepBytes),
+    mMap: matrix(buffer, "f32", 1, 256, maps),
+    vMap: matrix(buffer, "f32", 1, 256, maps + MAP_BYTES),
+    scratch: scratchBytes > 0 ? matrix(buffer, "u8", 1, scratchBytes, maps + 2 * MAP_BYTES) : null,
+  };
+}
+
+/** Bytes of an optimizer's own memory, beside the moments that lie with the adapter. */
+export function optimizerBytes(backend: Pick<Backend, "scratchBytes">, rankMax: number, widths: readonly number[]) {
+  const stepBytes = align(rankMax * 4);
+  const xs = widths.map((cols) => phantomTensor("f32", rankMax, cols));
+  const scratchBytes = backend.scratchBytes("sumSquares", { xs, sum: phantomTensor("f32", 1, 1) });
+  return { stepBytes, scratchBytes, totalBytes: stepBytes + align(4) + 2 * MAP_BYTES + scratchBytes };
 }

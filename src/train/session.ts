@@ -10,7 +10,7 @@ import { LossProgram } from "../model/loss-program.ts";
 import { planTraining, type TrainingPlan } from "../model/memory-plan.ts";
 import type { DropoutSettings } from "../model/steps.ts";
 import type { TrainConfig } from "./config.ts";
-import { counterBytes } from "./optimizer.ts";
+import { optimizerBytes } from "./optimizer.ts";
 
 export interface SessionShapes {
   /** Rows and segments of the largest training micro-batch. */
@@ -21,8 +21,10 @@ export interface SessionShapes {
 
 export interface MemoryEstimate {
   readonly baseBytes: number;
-  /** Weights, compute copy, gradients and both moments. */
+  /** Weights, compute copy, gradients, and both moments unless they are paged. */
   readonly adapterBytes: number;
+  /** Paged moments: host memory that the device reads and writes. */
+  readonly pagedBytes: number;
   /** Row counters and sums; the moments are counted with the adapter. */
   readonly optimizerBytes: number;
   readonly trainingArenaBytes: number;
@@ -42,17 +44,18 @@ export function estimateSession(
   shapes: SessionShapes,
 ): MemoryEstimate {
   const adapter = phantomAdapter(model, config.adapter);
-  const ofAdapter = adapterBytes(model.config, config.adapter, model.computeDtype, true);
+  const ofAdapter = adapterBytes(model.config, config.adapter, model.computeDtype, config.optimizer.state);
   const widths = adapterLayout(model.config, config.adapter).map(({ cols }) => cols);
-  const optimizerBytes = counterBytes(backend, config.adapter.rankMax, widths).totalBytes;
+  const ofOptimizer = optimizerBytes(backend, config.adapter.rankMax, widths).totalBytes;
   const scoringArenaBytes = LossProgram.scorerPlan(backend, model, adapter, shapes.scoring).arena.bytes;
-  const fixed = model.bytes + ofAdapter + optimizerBytes + scoringArenaBytes;
+  const fixed = model.bytes + ofAdapter.device + ofOptimizer + scoringArenaBytes;
   const budget = config.memoryBytes === null ? null : config.memoryBytes - fixed;
   const plan = planTraining(backend, model, adapter, shapes.training, budget, dropoutOf(config));
   return {
     baseBytes: model.bytes,
-    adapterBytes: ofAdapter,
-    optimizerBytes,
+    adapterBytes: ofAdapter.device,
+    pagedBytes: ofAdapter.host,
+    optimizerBytes: ofOptimizer,
     trainingArenaBytes: plan.arena.bytes,
     scoringArenaBytes,
     totalBytes: fixed + plan.arena.bytes,
@@ -81,7 +84,9 @@ export class TrainingSession implements Disposable {
       return thing;
     };
     try {
-      this.adapter = hold(new Adapter(backend, model.config, config.adapter, model.computeDtype, true));
+      this.adapter = hold(
+        new Adapter(backend, model.config, config.adapter, model.computeDtype, config.optimizer.state),
+      );
       const levels = this.estimate.plan.levels;
       this.learner = hold(
         LossProgram.learner(backend, model, this.adapter, shapes.training, levels, dropoutOf(config)),

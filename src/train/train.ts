@@ -15,7 +15,7 @@ import { type CheckpointState, pruneCheckpoints, restoreCheckpoint, writeCheckpo
 import type { TrainConfig } from "./config.ts";
 import type { TrainEvent } from "./events.ts";
 import type { Fingerprint } from "./fingerprint.ts";
-import { clipFactor, RowWindowedAdamW } from "./optimizer.ts";
+import { RowWindowedAdamW } from "./optimizer.ts";
 import { scheduleFactor } from "./schedule.ts";
 
 /** Steps in a row with a loss or gradient that is not finite after which a run gives up. */
@@ -129,11 +129,9 @@ async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: nu
   }
   const loss = total / supervised;
   if (!Number.isFinite(loss)) return { type: "skipped", step, rank, reason: "loss" };
-  const gradNorm = await optimizer.gradientNorm(window);
-  if (!Number.isFinite(gradNorm)) return { type: "skipped", step, rank, reason: "gradient" };
-
   const learningRate = config.optimizer.learningRate * scheduleFactor(config.schedule, step);
-  optimizer.step(window, learningRate, clipFactor(gradNorm, config.optimizer.maxGradNorm));
+  const gradNorm = await optimizer.step(window, learningRate);
+  if (!Number.isFinite(gradNorm)) return { type: "skipped", step, rank, reason: "gradient" };
   const tokensPerSecond = tokens / ((performance.now() - began) / 1000);
   return { type: "step", step, loss, rank, gradNorm, learningRate, tokens, supervised, tokensPerSecond };
 }

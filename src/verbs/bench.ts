@@ -16,7 +16,7 @@ import { randomBase } from "../quant/random-base.ts";
 import { randomStream } from "../random/philox.ts";
 import { Engine } from "../serve/engine.ts";
 import { matrix } from "../tensor/tensor.ts";
-import { clipFactor, RowWindowedAdamW } from "../train/optimizer.ts";
+import { RowWindowedAdamW } from "../train/optimizer.ts";
 import { TrainingSession } from "../train/session.ts";
 import { type OpBench, benchOps as timeOps } from "./bench-ops.ts";
 import { medianSeconds } from "./bench-timing.ts";
@@ -109,8 +109,7 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
     const step = async (): Promise<void> => {
       optimizer.zeroGradients();
       await session.learner.run(batch, ranges, 1 / batch.supervised);
-      const norm = await optimizer.gradientNorm(window);
-      optimizer.step(window, 1e-4, clipFactor(norm, config.optimizer.maxGradNorm));
+      await optimizer.step(window, 1e-4);
     };
     const peak = backend.measurePeak!(model.computeDtype);
     const seconds = await medianSeconds(step, settings.seconds);
@@ -123,7 +122,7 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
       peakTflops: peak / 1e12,
       share: flops / seconds / peak,
       peakBytes: peakResidentBytes(),
-      estimatedPeakBytes: host + session.estimate.totalBytes,
+      estimatedPeakBytes: host + session.estimate.totalBytes + session.estimate.pagedBytes,
       rank: settings.rank,
       batch: settings.batch,
       seq: settings.seq,
@@ -147,7 +146,7 @@ export async function benchGenerate(options: BenchSettings = {}): Promise<Genera
   const model = randomModel(backend, settings);
   try {
     const { adapter: config } = resolveTrainConfig({ rankMax: settings.rankMax }, 1);
-    using adapter = new Adapter(backend, model.config, config, model.computeDtype, false);
+    using adapter = new Adapter(backend, model.config, config, model.computeDtype, null);
     adapter.load(initialWeights(model.config, config, 1));
     const ranks = [1, 2, 4, 8, 16, 32, 64].map((parts) => Math.ceil(settings.rank / parts));
     const maxLength = settings.seq + DECODED;

@@ -31,8 +31,10 @@ export interface EstimateOptions extends TrainSettings, ModelSettings, Partial<D
 
 export interface Estimate {
   readonly baseBytes: number;
-  /** Weights, compute copy, gradients and both moments at rank R. */
+  /** Weights, compute copy, gradients at rank R, and both moments unless they are paged. */
   readonly adapterBytes: number;
+  /** Paged moments: host memory that the device reads and writes. */
+  readonly pagedBytes: number;
   readonly optimizerBytes: number;
   readonly trainingArenaBytes: number;
   readonly scoringArenaBytes: number;
@@ -94,12 +96,16 @@ async function shapesFor(options: EstimateOptions, { tokenizer }: ModelFiles): P
 
 function wholeProcess(
   model: FrozenModel,
-  { baseBytes, totalBytes }: MemoryEstimate,
+  { baseBytes, pagedBytes, totalBytes }: MemoryEstimate,
 ): Pick<Estimate, "hostBytes" | "loadingBytes" | "peakBytes"> {
   const sizes = Object.values(linearShapes(model.config)).map(({ in: cols, out: rows }) => rows * cols);
   const loading = loadingBytes(Math.max(...sizes));
   const host = hostBytes();
-  return { hostBytes: host, loadingBytes: loading, peakBytes: host + Math.max(totalBytes, baseBytes + loading) };
+  return {
+    hostBytes: host,
+    loadingBytes: loading,
+    peakBytes: host + Math.max(totalBytes + pagedBytes, baseBytes + loading),
+  };
 }
 
 const bytesOf = ({ plan: _, ...bytes }: MemoryEstimate): Omit<MemoryEstimate, "plan"> => bytes;

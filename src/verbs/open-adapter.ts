@@ -33,7 +33,7 @@ export async function openAdapter(settings: AdapterSettings): Promise<OpenAdapte
   const base = await openBase(files, { baseFormat: manifest.base.format, ...settings });
   try {
     checkFits(stored, base.model.config, base.model.identity, settings.forceBase ?? false);
-    const adapter = new Adapter(base.backend, base.model.config, manifest.adapter, base.model.computeDtype, false);
+    const adapter = new Adapter(base.backend, base.model.config, manifest.adapter, base.model.computeDtype, null);
     adapter.load(weights.tensors);
     const dispose = async (): Promise<void> => {
       adapter[Symbol.dispose]();

@@ -2,6 +2,7 @@
 // way from them to the resolved TrainConfig.
 
 import { defaultRanks, type RankDistribution, type ScaleRule, type TrainingMode } from "../adapter/config.ts";
+import { OPTIMIZER_STATES, type OptimizerState } from "../adapter/moments.ts";
 import type { BatchConfig } from "../data/batch.ts";
 import type { LossOn } from "../data/examples.ts";
 import type { OverlongPolicy } from "../data/overlong.ts";
@@ -50,6 +51,8 @@ export interface TrainSettings {
   readonly keepCheckpoints?: number;
   /** Bytes that the run may take on the device, base included; absent: what the device has. */
   readonly memory?: number;
+  /** How Adam's moments are kept, and where. */
+  readonly optimizerState?: OptimizerState;
   readonly denseOptimizer?: boolean;
   /** Learning rate of B over that of A (LoRA+). */
   readonly loraPlus?: number;
@@ -94,6 +97,7 @@ export const TRAIN_DEFAULTS = {
   evalEvery: 0,
   checkpointEvery: 100,
   keepCheckpoints: 2,
+  optimizerState: "adam32",
   denseOptimizer: false,
   loraPlus: 1,
   dropout: 0,
@@ -220,6 +224,12 @@ function crossProblems(settings: Partial<TrainSettings & DataSettings>): Problem
       expected: "steps or epochs, not both",
       because: `steps is ${settings.steps}`,
     });
+  if (settings.optimizerState !== undefined && !OPTIMIZER_STATES.includes(settings.optimizerState))
+    problems.push({
+      key: "optimizerState",
+      got: settings.optimizerState,
+      expected: `one of ${OPTIMIZER_STATES.join(", ")}`,
+    });
   if (settings.targets?.length === 0)
     problems.push({ key: "targets", got: [], expected: `at least one of ${LINEAR_NAMES.join(", ")}` });
   for (const name of settings.targets ?? []) if (!LINEAR_NAMES.includes(name)) problems.push(targetProblem(name));
@@ -257,6 +267,7 @@ export function resolveTrainConfig(settings: TrainSettings, steps: number): Trai
       dropout: s.dropout,
     },
     optimizer: {
+      state: s.optimizerState,
       learningRate: s.lr,
       beta1: s.beta1,
       beta2: s.beta2,

@@ -132,7 +132,7 @@ export function randomWeights(config: AdapterConfig, model: ModelConfig = TINY):
 }
 
 export function randomAdapter(backend: Backend, model: FrozenModel, config: AdapterConfig, training = true): Adapter {
-  const adapter = new Adapter(backend, model.config, config, model.computeDtype, training);
+  const adapter = new Adapter(backend, model.config, config, model.computeDtype, training ? "adam32" : null);
   adapter.load(randomWeights(config, model.config));
   return adapter;
 }

@@ -1,5 +1,14 @@
+import { createHash } from "node:crypto";
 import { describe, expect, it } from "vitest";
-import { dynamicMap, FP4, fourBitCode, NF4, NF4_MIDPOINTS, nearestLevel } from "../../src/ops/code-books.ts";
+import {
+  dynamicMap,
+  FP4,
+  fourBitCode,
+  NF4,
+  NF4_MIDPOINTS,
+  nearestLevel,
+  unsignedDynamicMap,
+} from "../../src/ops/code-books.ts";
 import { decodeWeight, type FourBitWeight } from "../../src/ops/frozen-weight.ts";
 import { OPS } from "../../src/ops/index.ts";
 import { hostTensor, readMatrix } from "../../src/tensor/host.ts";
@@ -71,6 +80,12 @@ describe("the dynamic map", () => {
     expect(map[0]).toBe(f32(-0.99296874));
     expect(map[126]).toBeCloseTo(-5.5e-7, 13);
     expect(map[128]).toBeCloseTo(5.5e-7, 13);
+  });
+
+  it("is bitsandbytes' own, as is the unsigned one (create_dynamic_map of 0.50.2, hashed as little-endian f32)", () => {
+    const hash = (values: Float32Array) => createHash("sha256").update(new Uint8Array(values.buffer)).digest("hex");
+    expect(hash(map)).toBe("e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c");
+    expect(hash(unsignedDynamicMap())).toBe("305f002cc11278fb769d13b25b9fd0c7c83c8402c40a878fe086f4039fde6398");
   });
 
   it("is symmetric but for its 1", () => {

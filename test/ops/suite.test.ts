@@ -138,8 +138,8 @@ const FAULTS = [
     what: "a row outside the window moves",
     op: "adamW",
     sample: "a window",
-    message: /param\[0\] is .*it must keep/,
-    harm: ({ param }) => change(param, 0, (value) => value * (1 + 2e-7)),
+    message: /params\[0\]\[0\] is .*it must keep/,
+    harm: ({ params }) => change(params[0]!, 0, (value) => value * (1 + 2e-7)),
   }),
   fault({
     what: "one row of a large call is wrong",

@@ -102,7 +102,7 @@ export class Lab implements AsyncDisposable {
   ): Promise<Lab> {
     const backend = await openBackend(setting.backend, { threads: 2 });
     const model = await loadModel(backend, base, setting.dtype);
-    const adapter = new Adapter(backend, model.config, config, setting.dtype, true);
+    const adapter = new Adapter(backend, model.config, config, setting.dtype, "adam32");
     adapter.load(weights);
     return new Lab(backend, model, adapter);
   }

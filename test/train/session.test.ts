@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { OPTIMIZER_STATES } from "../../src/adapter/moments.ts";
 import { openBackend } from "../../src/backends/open.ts";
 import { RowWindowedAdamW } from "../../src/train/optimizer.ts";
 import { estimateSession, TrainingSession } from "../../src/train/session.ts";
@@ -9,18 +10,20 @@ const shapes = { training: { N: 60, S: 4, Q: 0 }, scoring: { N: 20, S: 2, Q: 0 }
 
 test.each(["reference", "cpu"] as const)("%s: the estimate is what the run allocates, to the byte", async (name) => {
   await using backend = await openBackend(name, {});
-  for (const computeDtype of ["f32", "bf16"] as const) {
-    const model = tinyModel(backend, computeDtype);
-    const before = backend.allocatedBytes;
-    const config = trainConfig();
-    const { totalBytes, baseBytes } = estimateSession(backend, model, config, shapes);
-    {
-      using session = new TrainingSession(backend, model, config, shapes);
-      using _optimizer = new RowWindowedAdamW(backend, session.adapter, config.optimizer);
-      expect(backend.allocatedBytes - before).toBe(totalBytes - baseBytes);
+  for (const computeDtype of ["f32", "bf16"] as const)
+    for (const state of OPTIMIZER_STATES) {
+      const model = tinyModel(backend, computeDtype);
+      const before = backend.allocatedBytes;
+      const config = trainConfig({}, { optimizer: { ...trainConfig().optimizer, state } });
+      const { totalBytes, baseBytes, pagedBytes } = estimateSession(backend, model, config, shapes);
+      {
+        using session = new TrainingSession(backend, model, config, shapes);
+        using _optimizer = new RowWindowedAdamW(backend, session.adapter, config.optimizer);
+        expect(backend.allocatedBytes - before).toBe(totalBytes - baseBytes + pagedBytes);
+        expect(pagedBytes > 0).toBe(state === "adam32-paged");
+      }
+      model.dispose();
     }
-    model.dispose();
-  }
 });
 
 test("a budget moves the plan to recompute; one below the fixed parts is refused with the numbers and leaks nothing", async () => {

@@ -17,6 +17,7 @@ export function trainConfig(adapter: Partial<AdapterConfig> = {}, overrides: Par
   return {
     adapter: adapterConfig({ rankMax: 4, ...adapter }),
     optimizer: {
+      state: "adam32",
       learningRate: 1e-2,
       beta1: 0.9,
       beta2: 0.999,

@@ -16,6 +16,10 @@ const stepsIn = (folder: MemoryFolder): number[] =>
     .filter((e) => e.type === "step")
     .map((e) => e.step);
 
+const stopAfterStep = (step: number) => (event: TrainEvent, stop: AbortController) => {
+  if (event.type === "step" && event.step + 1 === step) stop.abort();
+};
+
 const ofType = <T extends TrainEvent["type"]>(events: readonly TrainEvent[], type: T) =>
   events.filter((event): event is Extract<TrainEvent, { type: T }> => event.type === type);
 
@@ -77,6 +81,30 @@ describe("trainAdapter", () => {
       expect(strip(folder.files.get(name)!).slice(-20000)).toBe(strip(whole.files.get(name)!).slice(-20000));
     },
   );
+
+  test("with 8-bit moments it learns as with f32 ones, keeps a fraction of their bytes, and resumes to the same bits", async () => {
+    const coded = trainConfig({}, { optimizer: { ...trainConfig().optimizer, state: "adam8" } });
+    const whole = new MemoryFolder();
+    const expected = await trainTiny({ folder: whole, config: coded });
+    const exact = await trainTiny({ folder: new MemoryFolder(), config: trainConfig() });
+    const losses = (run: typeof exact) => ofType(run.events, "step").map(({ loss }) => loss);
+    losses(expected).forEach((loss, i) => {
+      expect(Math.abs(loss - losses(exact)[i]!)).toBeLessThan(0.02);
+    });
+    expect(losses(expected)).not.toEqual(losses(exact));
+    const folder = new MemoryFolder();
+    const stopped = { folder, config: coded, onEvent: stopAfterStep(3) };
+    expect((await trainTiny(stopped)).result).toMatchObject({ interrupted: true, step: 3 });
+    expect((await trainTiny({ folder, config: coded, resume: true })).after).toEqual(expected.after);
+  });
+
+  test("paged moments change no bit, and a run may move them when it resumes", async () => {
+    const paged = trainConfig({}, { optimizer: { ...trainConfig().optimizer, state: "adam32-paged" } });
+    const expected = await trainTiny({ folder: new MemoryFolder(), config: trainConfig() });
+    const folder = new MemoryFolder();
+    await trainTiny({ folder, config: trainConfig(), onEvent: stopAfterStep(2) });
+    expect((await trainTiny({ folder, config: paged, resume: true })).after).toEqual(expected.after);
+  });
 
   test("a crash loses the steps since the last checkpoint, and a resume runs them again", async () => {
     const expected = await trainTiny({ folder: new MemoryFolder(), config: trainConfig() });

@@ -2,6 +2,7 @@
 // Sizes that both sides must agree on are decided here and passed along.
 
 import { QdlError } from "../../errors.ts";
+import type { AdamWSettings } from "../../ops/adam-w-rule.ts";
 import type { AttentionAttributes } from "../../ops/attention-heads.ts";
 import { dropThreshold, maskHash } from "../../ops/dropout.ts";
 import type { ArgsOf, OpName } from "../../ops/index.ts";
@@ -48,8 +49,8 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
     add: kernel("add", (w, { a, b, y }) => w.tensors(a, b, y)),
     sumSquares: kernel(
       "sumSquares",
-      (w, { x, sum }) => w.tensors(x, sum).number(SUM_STRETCH),
-      ({ x }) => Math.ceil((x.rows * x.cols) / SUM_STRETCH) * 8 + ALIGNMENT,
+      (w, { xs, sum }) => w.list(xs).tensor(sum).number(SUM_STRETCH),
+      ({ xs }) => xs.reduce((bytes, x) => bytes + Math.ceil((x.rows * x.cols) / SUM_STRETCH) * 8, ALIGNMENT),
     ),
     embed: kernel("embed", (w, { table, tokens, y }) => w.tensors(table, tokens, y)),
     dropout: kernel("dropout", (w, { x, rows, y, p, seed, ...place }) => {
@@ -115,19 +116,24 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
       w.tensors(absmax, map, codes, absmax2, offset),
     ),
     dequantize: kernel("dequantize", (w, { weight, y }) => w.weight(weight).tensor(y)),
-    adamW: kernel("adamW", (w, { param, gradient, m, v, steps, copy, from, to, ...rates }) =>
-      w
-        .tensors(param, gradient, m, v, steps, copy)
-        .number(from)
-        .number(to)
-        .number(rates.learningRate)
-        .number(rates.beta1)
-        .number(rates.beta2)
-        .number(rates.epsilon)
-        .number(rates.weightDecay)
-        .number(rates.gradientScale),
+    adamW: kernel("adamW", (w, { params, gradients, ms, vs, copies, steps, squares, ...settings }) =>
+      adamWSettings(w.list(params).list(gradients).list(ms).list(vs).list(copies).tensors(steps, squares), settings),
     ),
+    adamW8bit: kernel("adamW8bit", (w, args) => {
+      w.list(args.params)
+        .list(args.gradients)
+        .list(args.mCodes)
+        .list(args.mAbsmax)
+        .list(args.vCodes)
+        .list(args.vAbsmax);
+      adamWSettings(w.list(args.copies).tensors(args.mMap, args.vMap, args.steps, args.squares), args);
+    }),
   };
+}
+
+function adamWSettings(words: Words, settings: AdamWSettings): void {
+  const { from, to, learningRates, beta1, beta2, epsilon, weightDecay, maxNorm } = settings;
+  for (const value of [from, to, beta1, beta2, epsilon, weightDecay, maxNorm, ...learningRates]) words.number(value);
 }
 
 /** Words of a 64-bit seed. */

@@ -27,6 +27,7 @@ without, the largest that --batch and --seq allow.`,
     const rows: [string, number][] = [
       ["base, frozen", result.baseBytes],
       ["adapter, gradients, moments", result.adapterBytes],
+      ["moments in host memory (paged)", result.pagedBytes],
       ["optimizer counters", result.optimizerBytes],
       ["training arena", result.trainingArenaBytes],
       ["evaluation arena", result.scoringArenaBytes],

@@ -39,6 +39,7 @@ export const RUN_OPTIONS = [
   "epsilon",
   "weightDecay",
   "clip",
+  "optimizerState",
   "denseOptimizer",
   "loraPlus",
   "dropout",

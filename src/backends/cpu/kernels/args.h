@@ -6,6 +6,15 @@
 namespace qdl {
 namespace QDL_ISA {
 
+class Args;
+
+/** A list of tensors where it lies among the words: as long as a whole adapter, so it is not copied. */
+struct Tensors {
+  const double* words;
+  int64_t count;
+  QDL_INLINE_MEMBER Tensor operator[](int64_t i) const;
+};
+
 /** Reads the words of one call in order. */
 class Args {
  public:
@@ -20,6 +29,18 @@ class Args {
     t.stride = integer();
     t.dtype = static_cast<DType>(integer());
     return t;
+  }
+  /** A count, then that many tensors. */
+  QDL_INLINE_MEMBER Tensors tensors() {
+    const int64_t count = integer();
+    const Tensors list = {at_, count};
+    at_ += count * TENSOR_WORDS;
+    return list;
+  }
+  /** So many numbers, used where they lie. */
+  QDL_INLINE_MEMBER const double* numbers(int64_t count) {
+    at_ += count;
+    return at_ - count;
   }
   QDL_INLINE_MEMBER Weight weight() {
     Weight w;
@@ -43,8 +64,12 @@ class Args {
   }
 
  private:
+  static constexpr int TENSOR_WORDS = 5;
+  friend struct Tensors;
   const double* at_;
 };
+
+Tensor Tensors::operator[](int64_t i) const { return Args(words + i * Args::TENSOR_WORDS).tensor(); }
 
 }  // namespace QDL_ISA
 }  // namespace qdl

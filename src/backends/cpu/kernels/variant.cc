@@ -24,6 +24,7 @@
 #include "quantize-scales.cc"
 #include "dequantize.cc"
 #include "adam-w.cc"
+#include "adam-w-8bit.cc"
 #include "peak.h"
 
 namespace qdl {
