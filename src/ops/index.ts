@@ -14,6 +14,8 @@ import { dropout } from "./dropout.ts";
 import { embed } from "./embed.ts";
 import { fill } from "./fill.ts";
 import { kvAppend } from "./kv-append.ts";
+import { layerNorm } from "./layer-norm.ts";
+import { layerNormBackward } from "./layer-norm-backward.ts";
 import { linearCrossEntropy } from "./linear-cross-entropy.ts";
 import { matmul } from "./matmul.ts";
 import type { Op } from "./op.ts";
@@ -36,6 +38,8 @@ export const OPS = {
   dropout,
   rmsNorm,
   rmsNormBackward,
+  layerNorm,
+  layerNormBackward,
   ropeTable,
   rope,
   attention,

@@ -5,10 +5,10 @@
 // to what is there; "spare" is room that may be overwritten, and means nothing before and after. Inputs are not changed. Rows may have a stride larger than their width (a [1, *] row is dense). An
 // output may share memory with an input only where the op's signature says `mayAlias`.
 //
-// Dtypes in one call: activations, their gradients, norms, biases and the adapters' compute copies all have ONE compute
+// Dtypes in one call: activations, their gradients, biases of linears and the adapters' compute copies all have ONE compute
 // dtype (f32 or bf16; f64 in gradient checks). Arguments that exclude bf16 are statistics and masters: f32 beside f32 and
-// bf16, f64 beside f64. Free of the compute dtype: frozen weights, both sides of cast, and the table or weight of embed,
-// matmul and linearCrossEntropy (bf16 or f32). A backend throws OP_UNSUPPORTED for other mixes that it lacks.
+// bf16, f64 beside f64. Free of the compute dtype: frozen weights, both sides of cast, weights and biases of norms, and the
+// table or weight of embed, matmul and linearCrossEntropy (bf16 or f32). A backend throws OP_UNSUPPORTED for other mixes that it lacks.
 // Whatever the dtypes: products are accumulated in f32 or wider, and rounded to the output's dtype once.
 
 import { QdlError } from "../errors.ts";

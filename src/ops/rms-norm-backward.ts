@@ -1,16 +1,17 @@
-// dx += rstd·(dy⊙w − x·rstd²·mean(dy⊙w⊙x)) per row. The weight is frozen: no gradient.
+// dx += rstd·(dy⊙w − x·rstd²·mean(dy⊙w⊙x)) per row, or per group of D columns. The weight is frozen: no gradient.
 // Derivation: docs/math/rms-norm.md.
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
+import { checkGroups, rmsNorm } from "./rms-norm.ts";
 
 export interface RmsNormBackwardArgs {
   /** [N, C] */
   readonly x: Tensor;
-  /** [1, C] */
+  /** [1, D]; D divides C */
   readonly weight: Tensor;
-  /** [N, 1] */
+  /** f32 [N, C/D] */
   readonly rstd: Tensor;
   /** [N, C] */
   readonly dy: Tensor;
@@ -18,46 +19,64 @@ export interface RmsNormBackwardArgs {
   readonly dx: Tensor;
 }
 
+/** Rows, columns, columns of a group. */
+const sampleSizes = [
+  [1, 1, 1],
+  [3, 7, 7],
+  [19, 129, 129],
+  [32, 576, 576],
+  [7, 6, 1],
+  [5, 15, 3],
+  [19, 258, 86],
+  [33, 512, 64],
+] as const;
+
 export const rmsNormBackward: Op<RmsNormBackwardArgs> = {
   name: "rmsNormBackward",
   signature: {
     x: { access: "in", dims: ["N", "C"], dtypes: ["f64", "f32", "bf16"] },
-    weight: { access: "in", dims: ["1", "C"], dtypes: ["f64", "f32", "bf16"] },
-    rstd: { access: "in", dims: ["N", "1"], dtypes: ["f64", "f32"] },
+    weight: { access: "in", dims: ["1", "D"], dtypes: ["f64", "f32", "bf16"] },
+    rstd: { access: "in", dims: ["N", "*"], dtypes: ["f64", "f32"] },
     dy: { access: "in", dims: ["N", "C"], dtypes: ["f64", "f32", "bf16"] },
     dx: { access: "acc", dims: ["N", "C"], dtypes: ["f64", "f32", "bf16"] },
   },
+  validate: ({ x, weight, rstd }) => checkGroups(rmsNormBackward, x, weight, rstd),
   reference({ x, weight, rstd, dy, dx }) {
-    const { rows, cols } = x;
+    const width = weight.cols;
     const input = readMatrix(x);
     const gain = readMatrix(weight);
     const scale = readMatrix(rstd);
     const upstream = readMatrix(dy);
     const out = readMatrix(dx);
-    for (let n = 0; n < rows; n++) {
-      const row = n * cols;
-      const r = scale[n]!;
+    for (const [group, r] of scale.entries()) {
+      const from = group * width;
       let mean = 0;
-      for (let c = 0; c < cols; c++) mean += (upstream[row + c]! * gain[c]! * input[row + c]!) / cols;
-      for (let c = 0; c < cols; c++)
-        out[row + c]! += r * (upstream[row + c]! * gain[c]! - input[row + c]! * r * r * mean);
+      for (let c = 0; c < width; c++) mean += (upstream[from + c]! * gain[c]! * input[from + c]!) / width;
+      for (let c = 0; c < width; c++)
+        out[from + c]! += r * (upstream[from + c]! * gain[c]! - input[from + c]! * r * r * mean);
     }
     writeMatrix(dx, out);
   },
   samples: [
-    [1, 1],
-    [3, 7],
-    [19, 129],
-    [32, 576],
-  ].map(([n, c]) => ({
-    name: `${n}×${c}`,
-    dtypes: FLOATS,
-    make: (m: SampleMaker) => sampleCall(m, n!, c!),
-  })),
+    ...sampleSizes.map(([n, c, d]) => ({
+      name: `${n}×${c}${d < c ? `, groups of ${d}` : ""}`,
+      dtypes: FLOATS,
+      make: (m: SampleMaker) => sampleCall(m, n, c, d),
+    })),
+    {
+      name: "f32 weight",
+      dtypes: FLOATS,
+      make: (m) => ({ ...sampleCall(m, 5, 67), weight: m.normal(statisticsDtype(m.dtype), 1, 67) }),
+    },
+  ],
   badSamples: [
     {
       name: "rstd of another height",
       make: (m) => ({ ...sampleCall(m, 2, 3), rstd: m.normal("f32", 3, 1) }),
+    },
+    {
+      name: "one rstd for two groups",
+      make: (m) => ({ ...sampleCall(m, 2, 6), weight: m.normal(m.dtype, 1, 3) }),
     },
     {
       name: "dx of another width",
@@ -76,18 +95,11 @@ export const rmsNormBackward: Op<RmsNormBackwardArgs> = {
   cost: (args) => ({ flops: 8 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
 };
 
-function sampleCall(m: SampleMaker, n: number, c: number): RmsNormBackwardArgs {
+/** rstd is that of the forward, rounded as it would save it. */
+function sampleCall(m: SampleMaker, n: number, c: number, width = c): RmsNormBackwardArgs {
   const x = m.normal(m.dtype, n, c);
-  const values = readMatrix(x);
-  const rstd = Float64Array.from({ length: n }, (_, row) => {
-    const squares = values.subarray(row * c, (row + 1) * c).reduce((sum, value) => sum + value * value, 0);
-    return 1 / Math.sqrt(squares / c + 1e-5);
-  });
-  return {
-    x,
-    weight: m.normal(m.dtype, 1, c),
-    rstd: m.values(statisticsDtype(m.dtype), n, 1, rstd),
-    dy: m.normal(m.dtype, n, c),
-    dx: m.output("acc", m.dtype, n, c),
-  };
+  const weight = m.normal(m.dtype, 1, width);
+  const rstd = m.output("out", statisticsDtype(m.dtype), n, c / width);
+  rmsNorm.reference({ x, weight, y: m.output("out", m.dtype, n, c), rstd, eps: 1e-5 });
+  return { x, weight, rstd, dy: m.normal(m.dtype, n, c), dx: m.output("acc", m.dtype, n, c) };
 }

@@ -14,6 +14,8 @@ import { normals, sampleMaker } from "./sampling.ts";
 const NOT_DIFFERENTIABLE: Readonly<Record<string, string>> = {
   "add: NaN and infinity": "no finite value",
   "rmsNorm: a zero row, huge, tiny and NaN rows": "NaN, and curvature beyond any step size at 1e-20",
+  "layerNorm: a zero row, a constant, a huge and a NaN row":
+    "NaN, and curvature beyond any step size where nothing varies",
   "dropout: NaN and infinity": "no finite value",
   "swiglu: exp overflows, NaN": "NaN",
   "rope: backward, 1 rows of 1×2": "the rule is that of the forward direction; this is the gradient itself",

@@ -62,6 +62,12 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
     }),
     rmsNorm: kernel("rmsNorm", (w, { x, weight, y, rstd, eps }) => w.tensors(x, weight, y, rstd).number(eps)),
     rmsNormBackward: kernel("rmsNormBackward", (w, { x, weight, rstd, dy, dx }) => w.tensors(x, weight, rstd, dy, dx)),
+    layerNorm: kernel("layerNorm", (w, { x, weight, bias, y, mean, rstd, eps }) =>
+      w.tensors(x, weight, bias, y, mean, rstd).number(eps),
+    ),
+    layerNormBackward: kernel("layerNormBackward", (w, { x, weight, mean, rstd, dy, dx }) =>
+      w.tensors(x, weight, mean, rstd, dy, dx),
+    ),
     ropeTable: kernel("ropeTable", (w, { positions, frequencies, cosSin }) =>
       w.tensors(positions, frequencies, cosSin),
     ),

@@ -59,6 +59,22 @@ QDL_INLINE void zeroRow(const Tensor& t, int64_t row, int64_t col, int64_t n) {
   memset(address(t, row, col), 0, n * (t.dtype == BF16 ? 2 : 4));
 }
 
+/** Σ a over n values. */
+QDL_INLINE float sumRun(const float* a, int64_t n) {
+  vf sums = {};
+  int64_t j = 0;
+  for (; j + LANES <= n; j += LANES) sums += load<vf>(a + j);
+  float total = sum(sums);
+  for (; j < n; j++) total += a[j];
+  return total;
+}
+/** Adds Σ a·b over n values to LANES sums. */
+QDL_INLINE vf dotRun(const float* a, const float* b, int64_t n, vf sums) {
+  int64_t j = 0;
+  for (; j + LANES <= n; j += LANES) sums = fma(load<vf>(a + j), load<vf>(b + j), sums);
+  for (; j < n; j++) sums[0] += a[j] * b[j];
+  return sums;
+}
 /** Σ a·b over n values. */
 QDL_INLINE float dotRow(const float* a, const float* b, int64_t n) {
   vf sums = {};

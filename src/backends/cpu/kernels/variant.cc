@@ -8,6 +8,8 @@
 #include "dropout.cc"
 #include "rms-norm.cc"
 #include "rms-norm-backward.cc"
+#include "layer-norm.cc"
+#include "layer-norm-backward.cc"
 #include "rope-table.cc"
 #include "rope.cc"
 #include "attention.cc"
