@@ -4,15 +4,16 @@
 import { COMPANION_FILES, INDEX_FILE, SINGLE_FILE } from "../dist/formats/checkpoint.js";
 import { openFolder } from "../dist/formats/node-files.js";
 import { bytesOf, encodeSafetensors, storedBytes } from "../dist/formats/safetensors.js";
-import { LINEAR_NAMES, linearShapes, modulePath } from "../dist/model/frozen-model.js";
-import { NAMED_SHAPES } from "../dist/model/named-shapes.js";
+import { FAMILIES, linearPath } from "../dist/model/families/index.js";
+import { namedShape, SHAPE_NAMES, shapeJson } from "../dist/model/named-shapes.js";
 import { toBf16 } from "../dist/tensor/dtype.js";
 import { bundledBase } from "../dist/verbs/bundled.js";
 
 const [shape, path, shards = "1"] = process.argv.slice(2);
-const config = NAMED_SHAPES[shape];
-if (!config || !path)
-  throw new Error(`usage: make-checkpoint.mjs ${Object.keys(NAMED_SHAPES).join("|")} FOLDER [SHARDS]`);
+if (!SHAPE_NAMES.includes(shape) || !path)
+  throw new Error(`usage: make-checkpoint.mjs ${SHAPE_NAMES.join("|")} FOLDER [SHARDS]`);
+const config = namedShape(shape);
+const names = FAMILIES[config.family].tensors;
 
 /** 4 MiB of random normal values, repeated: neither speed nor memory depends on them. */
 const normals = Float32Array.from(
@@ -37,18 +38,15 @@ function tensor(name, dims, deviation, mean = 0) {
 
 function* tensors() {
   const table = [config.vocabulary, config.hidden];
-  yield tensor("model.embed_tokens.weight", table, 1 / Math.sqrt(config.hidden));
+  yield tensor(`${names.embedding}.weight`, table, 1 / Math.sqrt(config.hidden));
   for (let layer = 0; layer < config.layers; layer++) {
-    const at = `model.layers.${layer}`;
-    yield tensor(`${at}.input_layernorm.weight`, [config.hidden], 0.1, 1);
-    yield tensor(`${at}.post_attention_layernorm.weight`, [config.hidden], 0.1, 1);
-    for (const name of LINEAR_NAMES) {
-      const { out, in: cols } = linearShapes(config)[name];
-      yield tensor(`${at}.${modulePath(name)}.weight`, [out, cols], 0.5 / Math.sqrt(cols));
-    }
+    for (const module of Object.values(config.block.norms))
+      yield tensor(`${names.layers}.${layer}.${module}.weight`, [config.hidden], 0.1, 1);
+    for (const { name, out, in: cols } of config.block.linears)
+      yield tensor(`${linearPath(config.family, layer, name)}.weight`, [out, cols], 0.5 / Math.sqrt(cols));
   }
-  yield tensor("model.norm.weight", [config.hidden], 0.1, 1);
-  if (!config.tiedEmbeddings) yield tensor("lm_head.weight", table, 1 / Math.sqrt(config.hidden));
+  yield tensor(`${names.finalNorm}.weight`, [config.hidden], 0.1, 1);
+  if (!config.tiedEmbeddings) yield tensor(`${names.head}.weight`, table, 1 / Math.sqrt(config.hidden));
 }
 
 const folder = await openFolder(path, { write: true });
@@ -67,24 +65,4 @@ for (let shard = 0; shard < count; shard++) {
   await folder.write(file, encodeSafetensors(part, { format: "pt" }));
 }
 if (count > 1) await folder.write(INDEX_FILE, text({ metadata: {}, weight_map: weightMap }));
-await folder.write(
-  "config.json",
-  text({
-    architectures: [config.architecture],
-    model_type: config.family,
-    vocab_size: config.vocabulary,
-    hidden_size: config.hidden,
-    num_hidden_layers: config.layers,
-    num_attention_heads: config.heads,
-    num_key_value_heads: config.kvHeads,
-    head_dim: config.headDim,
-    intermediate_size: config.intermediate,
-    max_position_embeddings: config.maxPositions,
-    rms_norm_eps: config.normEps,
-    rope_theta: config.ropeTheta,
-    tie_word_embeddings: config.tiedEmbeddings,
-    bos_token_id: config.bosId,
-    eos_token_id: config.eosIds[0] ?? null,
-    torch_dtype: "bfloat16",
-  }),
-);
+await folder.write("config.json", text({ ...shapeJson(shape), torch_dtype: "bfloat16" }));

@@ -1,6 +1,6 @@
 // The settings of an adapter: its largest rank, which ranks are drawn in training, and how a rank scales.
 
-import type { LinearName } from "../model/frozen-model.ts";
+import type { LinearName } from "../model/config.ts";
 
 /** s(b): alpha/b is the paper's (DyLoRA eq. 7); the others fix or soften its dependence on b. */
 export type ScaleRule = "alpha/b" | "alpha/R" | "alpha/sqrt(b)" | "one";

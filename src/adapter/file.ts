@@ -5,8 +5,9 @@ import { QdlError } from "../errors.ts";
 import type { Folder } from "../formats/folder.ts";
 import type { DTypeRule } from "../formats/output-dtype.ts";
 import { openPeft, type PeftModule, peftScale, writePeft } from "../formats/peft.ts";
-import type { ModelConfig } from "../model/config.ts";
-import { type BaseIdentity, LINEAR_NAMES, type LinearName, modulePath } from "../model/frozen-model.ts";
+import { FAMILY_NAMES, type FamilyName, type LinearName, type ModelConfig } from "../model/config.ts";
+import { FAMILIES, linearPath } from "../model/families/index.ts";
+import type { BaseIdentity } from "../model/frozen-model.ts";
 import type { AdapterManifest } from "./manifest.ts";
 import { adapterLayout } from "./parameters.ts";
 import type { AdapterWeights } from "./slice.ts";
@@ -28,7 +29,7 @@ export async function writeAdapter(
   const { adapter, base } = manifest;
   const modules = [...tensors.keys()]
     .filter((name) => name.endsWith(".A"))
-    .map((name) => peftModule(name, rank, tensors));
+    .map((name) => peftModule(base.family, name, rank, tensors));
   const scale = peftScale(adapter.scaleRule, { alpha: adapter.alpha, rankMax: adapter.rankMax, rank });
   await writePeft(folder, { ...scale, baseModel: base.name, revision: base.revision, modules }, dtypes);
   await folder.write(MANIFEST, new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`));
@@ -43,8 +44,9 @@ export async function readAdapter(folder: Folder): Promise<StoredAdapter> {
     if (peft.rank !== rankMax)
       throw invalid(folder, `r in adapter_config.json is ${peft.rank}, expected ${rankMax} as in ${MANIFEST}`);
     const tensors = new Map<string, Float32Array>();
+    const { family } = manifest.base;
     for (const module of peft.modules) {
-      const prefix = tensorPrefix(folder, module.path, targets);
+      const prefix = tensorPrefix(folder, family, module.path, targets);
       tensors.set(`${prefix}.A`, await module.a());
       tensors.set(`${prefix}.B`, await module.bTransposed());
     }
@@ -99,12 +101,17 @@ const describe = ({ name, sha256, format }: BaseIdentity): string =>
   `${name} (${format}, sha256 ${sha256.slice(0, 12)}…)`;
 
 /** `layers.3.q_proj.A` → the module of PEFT. */
-function peftModule(name: string, rank: number, tensors: ReadonlyMap<string, Float32Array>): PeftModule {
-  const [, layer, linear] = name.split(".") as [string, string, LinearName];
+function peftModule(
+  family: FamilyName,
+  name: string,
+  rank: number,
+  tensors: ReadonlyMap<string, Float32Array>,
+): PeftModule {
+  const [, layer, linear] = /^layers\.(\d+)\.(.+)\.A$/.exec(name) as unknown as [string, string, LinearName];
   const a = tensors.get(name)!;
   const b = tensors.get(`layers.${layer}.${linear}.B`)!;
   return {
-    path: `model.layers.${layer}.${modulePath(linear)}`,
+    path: linearPath(family, Number(layer), linear),
     in: a.length / rank,
     out: b.length / rank,
     a: () => Promise.resolve(a),
@@ -112,9 +119,12 @@ function peftModule(name: string, rank: number, tensors: ReadonlyMap<string, Flo
   };
 }
 
-function tensorPrefix(folder: Folder, path: string, targets: readonly LinearName[]): string {
-  const match = /^model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)$/.exec(path);
-  if (match && targets.includes(match[2] as LinearName)) return `layers.${match[1]}.${match[2]}`;
+/** `model.layers.3.self_attn.q_proj` → `layers.3.q_proj` */
+function tensorPrefix(folder: Folder, family: FamilyName, path: string, targets: readonly LinearName[]): string {
+  const { layers, linears } = FAMILIES[family].tensors;
+  const match = path.startsWith(`${layers}.`) ? /^(\d+)\.(.+)$/.exec(path.slice(layers.length + 1)) : null;
+  const linear = targets.find((name) => linears[name] === match?.[2]);
+  if (match && linear) return `layers.${match[1]}.${linear}`;
   throw invalid(folder, `module ${path} is not one of the targets ${targets.join(", ")}`);
 }
 
@@ -126,7 +136,7 @@ const ADAPTER = z
     rankMax: rank,
     alpha: positive,
     scaleRule: z.enum(["alpha/b", "alpha/R", "alpha/sqrt(b)", "one"]),
-    targets: z.array(z.enum(LINEAR_NAMES)).min(1),
+    targets: z.array(z.string()).min(1),
     mode: z.enum(["dylora", "frozen", "fixed"]),
     ranks: z.array(rank).min(1),
     distribution: z.discriminatedUnion("kind", [
@@ -146,6 +156,8 @@ const MANIFEST_SCHEMA = z.object({
   base: z.object({
     name: z.string(),
     revision: z.string().nullable(),
+    /** Adapters from before there were several. */
+    family: z.enum(FAMILY_NAMES).default("llama"),
     sha256: z.string(),
     format: z.enum(["nf4", "fp4", "bf16", "f32"]),
     blockSize: z.int(),

@@ -4,8 +4,7 @@
 
 import type { Backend, Placement } from "../backends/backend.ts";
 import type { AdapterParameters, LinearAdapter } from "../model/adapter-parameters.ts";
-import type { ModelConfig } from "../model/config.ts";
-import { LINEAR_NAMES, type LinearName, linearShapes } from "../model/frozen-model.ts";
+import type { LinearName, ModelConfig } from "../model/config.ts";
 import { Parameter } from "../model/graph.ts";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
 import { type DeviceBuffer, matrix, type Tensor } from "../tensor/tensor.ts";
@@ -31,15 +30,15 @@ const ALIGNMENT = 64;
 
 /** Name, place and width of every trained matrix, in file order. */
 export function adapterLayout(model: ModelConfig, config: AdapterConfig) {
-  const shapes = linearShapes(model);
+  const adapted = model.block.linears.filter(({ name }) => config.targets.includes(name));
   return Array.from({ length: model.layers }, (_, layer) => layer).flatMap((layer) =>
-    LINEAR_NAMES.filter((linear) => config.targets.includes(linear)).flatMap((linear) =>
+    adapted.flatMap((linear) =>
       (["A", "B"] as const).map((side) => ({
-        name: `layers.${layer}.${linear}.${side}`,
+        name: `layers.${layer}.${linear.name}.${side}`,
         layer,
-        linear,
+        linear: linear.name,
         side,
-        cols: side === "A" ? shapes[linear].in : shapes[linear].out,
+        cols: side === "A" ? linear.in : linear.out,
       })),
     ),
   );

@@ -1,6 +1,7 @@
 // Checks that need several settings at once, in the terms of the command line, reported together with the unreadable ones.
 
-import { LINEAR_NAMES, type LinearName } from "../model/frozen-model.ts";
+import type { LinearName } from "../model/config.ts";
+import { KNOWN_LINEARS } from "../model/families/index.ts";
 import { closest, type Problem, throwProblems } from "../verbs/problems.ts";
 import { targetProblem, trainProblems } from "../verbs/train-options.ts";
 import type { CommandSpec } from "./command.ts";
@@ -21,7 +22,7 @@ export function trainValues<T extends { readonly targets?: readonly string[] }>(
 ): Omit<T, "targets"> & { targets?: LinearName[] } {
   const { targets, ...rest } = values;
   if (targets === undefined || (targets.length === 1 && targets[0] === "all")) return rest;
-  return { ...rest, targets: targets as LinearName[] };
+  return { ...rest, targets: [...targets] };
 }
 
 function located(problem: Problem, parsed: Parsed): Problem {
@@ -29,7 +30,7 @@ function located(problem: Problem, parsed: Parsed): Problem {
   const isTarget = problem.key === "targets" && typeof problem.got === "string";
   const suggestion =
     isTarget && problem.because === targetProblem("").because
-      ? closest(problem.got as string, LINEAR_NAMES)
+      ? closest(problem.got as string, KNOWN_LINEARS)
       : undefined;
   return { ...problem, path, ...(suggestion ? { suggestion } : {}) };
 }

@@ -2,7 +2,7 @@
 // library's option of the same name; its flag and its YAML key are the same words with dashes.
 
 import { OPTIMIZER_STATES } from "../adapter/moments.ts";
-import { LINEAR_NAMES } from "../model/frozen-model.ts";
+import { KNOWN_LINEARS } from "../model/families/index.ts";
 import { SHAPE_NAMES } from "../model/named-shapes.ts";
 import { TRAIN_DEFAULTS } from "../verbs/train-options.ts";
 import {
@@ -78,8 +78,8 @@ export const OPTIONS = {
   ),
   distribution: option(distribution(), "how the rank of a step is drawn", { default: D.distribution }),
   targets: option(
-    texts("name,…", `names out of ${LINEAR_NAMES.join(", ")}, or "all"`),
-    `linears that get an adapter: all, or names out of ${LINEAR_NAMES.join(", ")}`,
+    texts("name,…", `names out of ${KNOWN_LINEARS.join(", ")}, or "all"`),
+    `linears that get an adapter: all, or names of the model's own out of ${KNOWN_LINEARS.join(", ")}`,
     { default: ["all"] },
   ),
 

@@ -1,6 +1,6 @@
 // What a block needs of an adapter: the A and B of a linear, or nothing where the linear is not adapted.
 
-import type { LinearName } from "./frozen-model.ts";
+import type { LinearName } from "./config.ts";
 import type { Parameter } from "./graph.ts";
 
 export interface LinearAdapter {

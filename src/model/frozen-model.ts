@@ -2,11 +2,7 @@
 
 import type { BaseFormat, FrozenWeight } from "../ops/frozen-weight.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { ModelConfig } from "./config.ts";
-
-/** The linears of a block, by their Hugging Face names, in the order of the forward. */
-export const LINEAR_NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
-export type LinearName = (typeof LINEAR_NAMES)[number];
+import type { FamilyName, LinearName, ModelConfig, NormName } from "./config.ts";
 
 export interface FrozenLinear {
   /** [M, K] */
@@ -15,11 +11,14 @@ export interface FrozenLinear {
   readonly bias: Tensor | null;
 }
 
+/** A norm's parameters, [1, C] each in the compute dtype. */
+export interface FrozenNorm {
+  readonly weight: Tensor;
+}
+
 export interface FrozenLayer {
-  /** RMSNorm before attention, [1, C]. */
-  readonly attentionNorm: Tensor;
-  /** RMSNorm before the feed-forward, [1, C]. */
-  readonly feedForwardNorm: Tensor;
+  /** Those that the block has. */
+  readonly norms: Readonly<Partial<Record<NormName, FrozenNorm>>>;
   readonly linears: Readonly<Record<LinearName, FrozenLinear>>;
 }
 
@@ -28,6 +27,8 @@ export interface BaseIdentity {
   /** Hub id, or the folder's last name. */
   readonly name: string;
   readonly revision: string | null;
+  /** Tells an adapter what the modules of its linears are called. */
+  readonly family: FamilyName;
   /** SHA-256 over the weight files' contents, in name order. */
   readonly sha256: string;
   readonly format: BaseFormat;
@@ -46,28 +47,9 @@ export interface FrozenModel {
   readonly embedding: Tensor;
   /** [V, C]; the same tensor as `embedding` when tied. */
   readonly head: Tensor;
-  readonly finalNorm: Tensor;
+  readonly finalNorm: FrozenNorm;
   readonly layers: readonly FrozenLayer[];
   /** Device bytes of the whole base. */
   readonly bytes: number;
   dispose(): void;
-}
-
-/** In- and out-features of each linear of a block. */
-export function linearShapes(config: ModelConfig): Record<LinearName, { in: number; out: number }> {
-  const { hidden, intermediate, heads, kvHeads, headDim } = config;
-  return {
-    q_proj: { in: hidden, out: heads * headDim },
-    k_proj: { in: hidden, out: kvHeads * headDim },
-    v_proj: { in: hidden, out: kvHeads * headDim },
-    o_proj: { in: heads * headDim, out: hidden },
-    gate_proj: { in: hidden, out: intermediate },
-    up_proj: { in: hidden, out: intermediate },
-    down_proj: { in: intermediate, out: hidden },
-  };
-}
-
-/** Hugging Face module path of a linear inside its layer. */
-export function modulePath(name: LinearName): string {
-  return name === "gate_proj" || name === "up_proj" || name === "down_proj" ? `mlp.${name}` : `self_attn.${name}`;
 }

@@ -5,7 +5,7 @@ import type { Batch } from "../data/batch.ts";
 import type { RankRange } from "../ops/rank-range.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
 import type { ArenaPlan } from "./arena-plan.ts";
-import { RANGES, STEP } from "./families/llama.ts";
+import { RANGES, STEP } from "./blocks/linear-group.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import type { Shape } from "./graph.ts";
 import { largestRuntime, pinnedValues, planAt } from "./memory-plan.ts";
@@ -23,7 +23,8 @@ export class LossProgram implements Disposable {
     this.#backend = backend;
     this.#list = list;
     this.#program = new Program(backend, list.calls, arena, shape, label);
-    this.#program.write(list.inputs.frequencies, ropeFrequencies(model.config));
+    for (const [i, rope] of model.config.ropes.entries())
+      this.#program.write(list.inputs.frequencies[i]!, ropeFrequencies(rope, model.config.headDim));
   }
 
   /** A program that learns: gradients accumulate in `adapter`. */

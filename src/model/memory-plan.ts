@@ -5,7 +5,7 @@ import type { Planner } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
 import type { ArenaPlan } from "./arena-plan.ts";
-import { RANGES, STEP } from "./families/llama.ts";
+import { RANGES, STEP } from "./blocks/linear-group.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import type { Shape, Value } from "./graph.ts";
 import { planProgram } from "./program.ts";
@@ -24,7 +24,8 @@ export function largestRuntime(adapter: AdapterParameters, shape: Shape): Record
 
 /** Inputs and what is read back: they must survive the whole list. */
 export function pinnedValues(inputs: BatchInputs, loss: Value): Set<Value> {
-  return new Set([...Object.values<Value | null>({ ...inputs }).filter((value) => value !== null), loss]);
+  const all = Object.values<Value | readonly Value[] | null>({ ...inputs }).flat();
+  return new Set([...all.filter((value) => value !== null), loss]);
 }
 
 /** The plan of a step with the given level per layer. */

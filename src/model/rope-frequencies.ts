@@ -2,16 +2,16 @@
 // models have seen: f_i = 1 / θ^(2i/D); `linear` divides by a factor; `llama3` divides long wavelengths, keeps short ones
 // and blends between (Llama 3.1).
 
-import type { ModelConfig, RopeScaling } from "./config.ts";
+import type { RopeOptions, RopeScaling } from "./config.ts";
 
 const f32 = Math.fround;
 
 /** f32 [D/2], scaling applied. */
-export function ropeFrequencies(config: Pick<ModelConfig, "headDim" | "ropeTheta" | "ropeScaling">): Float32Array {
-  const base = f32(config.ropeTheta);
-  return Float32Array.from({ length: config.headDim / 2 }, (_, i) => {
-    const exponent = f32((2 * i) / config.headDim);
-    return scaled(f32(1 / f32(base ** exponent)), config.ropeScaling);
+export function ropeFrequencies({ theta, scaling }: RopeOptions, headDim: number): Float32Array {
+  const base = f32(theta);
+  return Float32Array.from({ length: headDim / 2 }, (_, i) => {
+    const exponent = f32((2 * i) / headDim);
+    return scaled(f32(1 / f32(base ** exponent)), scaling);
   });
 }
 

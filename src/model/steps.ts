@@ -3,8 +3,10 @@
 import type { AttentionAttributes } from "../ops/attention-heads.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type AdapterParameters, NO_ADAPTER } from "./adapter-parameters.ts";
+import { type Block, buildBlock } from "./blocks/block.ts";
+import { type AttentionStrategy, type Dropout, normCall } from "./blocks/block-builder.ts";
+import type { ModelConfig } from "./config.ts";
 import { differentiate, outputsOf } from "./differentiate.ts";
-import { type AttentionStrategy, type Block, type Dropout, llamaBlock } from "./families/llama.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import { type Call, call, type Section, Value } from "./graph.ts";
 
@@ -20,8 +22,8 @@ export interface BatchInputs {
   readonly targets: Value;
   /** f32 [N]: factor of each token's loss in the gradient */
   readonly tokenWeights: Value;
-  /** f32 [1, D/2], written once */
-  readonly frequencies: Value;
+  /** f32 [1, D/2] for each rotary embedding of the model, written once */
+  readonly frequencies: readonly Value[];
   /** i32 [N, 2]: sample and position of each row; null without dropout */
   readonly rows: Value | null;
 }
@@ -80,7 +82,7 @@ export interface DecodingList {
   readonly inputs: {
     readonly tokens: Value;
     readonly positions: Value;
-    readonly frequencies: Value;
+    readonly frequencies: readonly Value[];
     /** i32 [N]: cache row of each token */
     readonly cacheRows: Value;
     /** i32 [N]: first cache row of the token's sequence */
@@ -105,7 +107,7 @@ export function decodingList(
   const inputs = {
     tokens: integers("tokens"),
     positions: integers("positions"),
-    frequencies: new Value("frequencies", "1", config.headDim / 2, "f32"),
+    frequencies: frequencyValues(config),
     cacheRows: integers("cacheRows"),
     slots: integers("slots"),
     lengths: integers("lengths"),
@@ -117,7 +119,9 @@ export function decodingList(
     emit(call("kvAppend", { x: k, rows: inputs.cacheRows, cache: keys }));
     emit(call("kvAppend", { x: v, rows: inputs.cacheRows, cache: values }));
     const { slots, lengths } = inputs;
-    emit(call("attentionCached", { q, kCache: keys, vCache: values, slots, lengths, o, ...attentionShape(model) }));
+    emit(
+      call("attentionCached", { q, kCache: keys, vCache: values, slots, lengths, o, ...attentionShape(model, layer) }),
+    );
     return o;
   };
   const { sections, last } = forwardSections(model, adapter, inputs, cached);
@@ -127,7 +131,7 @@ export function decodingList(
   const calls = [
     ...sections.flatMap((section) => section.calls),
     call("embed", { table: last, tokens: inputs.picks, y: picked }),
-    finalNorm(model, picked, features),
+    normCall(model, picked, model.finalNorm, features),
     call("matmul", { x: features, weight: model.head, y: logits }),
   ];
   return { calls, inputs, logits };
@@ -140,7 +144,7 @@ function batchInputs(model: FrozenModel, dropout: boolean): BatchInputs {
     starts: new Value("starts", "S+1", 1, "i32"),
     targets: new Value("targets", "N", 1, "i32"),
     tokenWeights: new Value("tokenWeights", "N", 1, "f32"),
-    frequencies: new Value("frequencies", "1", model.config.headDim / 2, "f32"),
+    frequencies: frequencyValues(model.config),
     rows: dropout ? new Value("rows", "N", 2, "i32") : null,
   };
 }
@@ -148,24 +152,26 @@ function batchInputs(model: FrozenModel, dropout: boolean): BatchInputs {
 function forwardSections(
   model: FrozenModel,
   adapter: AdapterParameters,
-  inputs: { readonly tokens: Value; readonly positions: Value; readonly frequencies: Value },
+  inputs: Pick<BatchInputs, "tokens" | "positions" | "frequencies">,
   attention: AttentionStrategy,
   dropout: Dropout | null = null,
 ): { sections: Section[]; blocks: Block[]; last: Value } {
   const { config, computeDtype } = model;
   const embedded = new Value("embedded", "N", config.hidden, computeDtype);
-  const cosSin = new Value("cosSin", "N", config.headDim, "f32");
+  const cosSin = inputs.frequencies.map(({ cols }, i) => new Value(`cosSin${i}`, "N", 2 * cols, "f32"));
   const first: Section = {
     name: "embedding",
     calls: [
       call("embed", { table: model.embedding, tokens: inputs.tokens, y: embedded }),
-      call("ropeTable", { positions: inputs.positions, frequencies: inputs.frequencies, cosSin }),
+      ...cosSin.map((table, i) =>
+        call("ropeTable", { positions: inputs.positions, frequencies: inputs.frequencies[i]!, cosSin: table }),
+      ),
     ],
   };
   const blocks: Block[] = [];
   let x = embedded;
   for (let layer = 0; layer < config.layers; layer++) {
-    const block = llamaBlock({ model, adapter, layer, x, cosSin, attention, dropout });
+    const block = buildBlock({ model, adapter, layer, x, cosSin, attention, dropout });
     blocks.push(block);
     x = block.output;
   }
@@ -177,18 +183,18 @@ function segmentAttention(model: FrozenModel, starts: Value): AttentionStrategy 
   return (layer, q, k, v, emit) => {
     const o = q.like(`layer${layer}.o`);
     const lse = new Value(`layer${layer}.lse`, "N", model.config.heads, "f32");
-    emit(call("attention", { q, k, v, starts, o, lse, ...attentionShape(model) }));
+    emit(call("attention", { q, k, v, starts, o, lse, ...attentionShape(model, layer) }));
     return o;
   };
 }
 
-function attentionShape({ config }: FrozenModel): AttentionAttributes {
-  return { headDim: config.headDim, scale: 1 / Math.sqrt(config.headDim), window: null, softCap: null };
+function attentionShape({ config }: FrozenModel, layer: number): AttentionAttributes {
+  const { scale, softCap } = config.block.attention;
+  return { headDim: config.headDim, scale, window: config.perLayer[layer]!.window, softCap };
 }
 
-function finalNorm(model: FrozenModel, x: Value, y: Value): Call {
-  const rstd = new Value("finalNorm.rstd", x.rows, 1, "f32");
-  return call("rmsNorm", { x, weight: model.finalNorm, y, rstd, eps: model.config.normEps });
+function frequencyValues({ ropes, headDim }: ModelConfig): Value[] {
+  return ropes.map((_, i) => new Value(`frequencies${i}`, "1", headDim / 2, "f32"));
 }
 
 function lossSection(model: FrozenModel, last: Value, inputs: BatchInputs, training: boolean) {
@@ -199,7 +205,7 @@ function lossSection(model: FrozenModel, last: Value, inputs: BatchInputs, train
   const section: Section = {
     name: "loss",
     calls: [
-      finalNorm(model, last, features),
+      normCall(model, last, model.finalNorm, features),
       call("linearCrossEntropy", { x: features, weight: model.head, targets, tokenWeights, loss, dx: gradient }),
     ],
   };

@@ -1,12 +1,10 @@
 // The work that a step cannot do without, for shares of a peak. What is recomputed never counts.
 
-import type { ModelConfig } from "./config.ts";
-import { LINEAR_NAMES, type LinearName, linearShapes } from "./frozen-model.ts";
+import { type LinearName, linearOf, type ModelConfig } from "./config.ts";
 
 /** Weights of all block linears. */
 export function blockWeights(config: ModelConfig): number {
-  const shapes = linearShapes(config);
-  return config.layers * LINEAR_NAMES.reduce((sum, name) => sum + shapes[name].in * shapes[name].out, 0);
+  return config.layers * config.block.linears.reduce((sum, linear) => sum + linear.in * linear.out, 0);
 }
 
 export interface StepShape {
@@ -24,8 +22,7 @@ export interface StepShape {
 export function trainingFlops(config: ModelConfig, { rank, targets, lengths }: StepShape): number {
   const tokens = lengths.reduce((a, b) => a + b, 0);
   const pairs = lengths.reduce((sum, length) => sum + (length * (length + 1)) / 2, 0);
-  const shapes = linearShapes(config);
-  const widths = targets.reduce((sum, name) => sum + shapes[name].in + shapes[name].out, 0);
+  const widths = targets.map((name) => linearOf(config, name)).reduce((sum, linear) => sum + linear.in + linear.out, 0);
   const perToken = 4 * blockWeights(config) + 4 * config.vocabulary * config.hidden + 6 * rank * config.layers * widths;
   return tokens * perToken + 3.5 * 4 * config.layers * config.heads * config.headDim * pairs;
 }

@@ -1,9 +1,18 @@
 // The frozen base as views of one buffer that holds it.
 
-import type { FrozenLayer, FrozenLinear, FrozenModel, LinearName } from "../model/frozen-model.ts";
+import type { LinearName } from "../model/config.ts";
+import type { FrozenLayer, FrozenLinear, FrozenModel, FrozenNorm } from "../model/frozen-model.ts";
 import type { FrozenWeight } from "../ops/frozen-weight.ts";
 import type { DeviceBuffer } from "../tensor/tensor.ts";
-import { type BaseLayout, mapLinears, type Slot, tensorAt, type WeightSlots } from "./base-layout.ts";
+import {
+  type BaseLayout,
+  type LinearSlots,
+  mapValues,
+  type NormSlots,
+  type Slot,
+  tensorAt,
+  type WeightSlots,
+} from "./base-layout.ts";
 
 /** Offsets of double quantisation by layer and linear; absent for other weights. */
 export type Offsets = readonly ReadonlyMap<LinearName, number>[];
@@ -15,21 +24,17 @@ export function assemble(
   offsets: Offsets,
 ): Pick<FrozenModel, "embedding" | "head" | "finalNorm" | "layers"> {
   const at = (slot: Slot) => tensorAt(buffer, slot);
+  const norm = ({ weight }: NormSlots): FrozenNorm => ({ weight: at(weight) });
   const embedding = at(layout.embedding);
   const layers = layout.layers.map((slots, i): FrozenLayer => {
-    const linear = (name: LinearName): FrozenLinear => {
-      const { weight, bias, rows, cols } = slots.linears[name];
+    const linear = ({ weight, bias, rows, cols }: LinearSlots, name: LinearName): FrozenLinear => {
       const offset = offsets[i]?.get(name) ?? 0;
       return { weight: assembleWeight(buffer, rows, cols, weight, offset), bias: bias && at(bias) };
     };
-    return {
-      attentionNorm: at(slots.attentionNorm),
-      feedForwardNorm: at(slots.feedForwardNorm),
-      linears: mapLinears(linear),
-    };
+    return { norms: mapValues(slots.norms, norm), linears: mapValues(slots.linears, linear) };
   });
   const head = layout.head === layout.embedding ? embedding : at(layout.head);
-  return { embedding, head, finalNorm: at(layout.finalNorm), layers };
+  return { embedding, head, finalNorm: norm(layout.finalNorm), layers };
 }
 
 function assembleWeight(

@@ -1,8 +1,7 @@
 // Where everything of a frozen base lies in its one device buffer. Pure: sizes in, offsets out, so that the bytes of a base
 // are known before anything is allocated.
 
-import type { ModelConfig } from "../model/config.ts";
-import { LINEAR_NAMES, type LinearName, linearShapes, modulePath } from "../model/frozen-model.ts";
+import type { LinearName, LinearOptions, ModelConfig, NormName } from "../model/config.ts";
 import type { FourBitFormat } from "../ops/code-books.ts";
 import { type BaseFormat, QUANT_BLOCK, SCALE_BLOCK } from "../ops/frozen-weight.ts";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
@@ -31,9 +30,12 @@ export interface LinearSlots {
   readonly bias: Slot | null;
 }
 
+export interface NormSlots {
+  readonly weight: Slot;
+}
+
 export interface LayerSlots {
-  readonly attentionNorm: Slot;
-  readonly feedForwardNorm: Slot;
+  readonly norms: Readonly<Partial<Record<NormName, NormSlots>>>;
   readonly linears: Readonly<Record<LinearName, LinearSlots>>;
 }
 
@@ -41,7 +43,7 @@ export interface BaseLayout {
   readonly embedding: Slot;
   /** The embedding's slot when tied. */
   readonly head: Slot;
-  readonly finalNorm: Slot;
+  readonly finalNorm: NormSlots;
   /** f32 [1, 256] each: the distinct maps of double-quantised scales. */
   readonly maps: readonly Slot[];
   readonly layers: readonly LayerSlots[];
@@ -72,28 +74,29 @@ export function layOutBase({ config, computeDtype, embeddingDtype, maps, storage
   const mapSlots = Array.from({ length: maps }, () => space.take("f32", 1, 256));
   const embedding = space.take(embeddingDtype, config.vocabulary, config.hidden);
   const head = config.tiedEmbeddings ? embedding : space.take(embeddingDtype, config.vocabulary, config.hidden);
-  const finalNorm = vector(config.hidden);
-  const shapes = linearShapes(config);
-  const linear = (layer: number, name: LinearName): LinearSlots => {
-    const { out: rows, in: cols } = shapes[name];
-    const hasBias = modulePath(name).startsWith("mlp.") ? config.mlpBias : config.attentionBias;
+  const norm = (cols: number): NormSlots => ({ weight: vector(cols) });
+  const finalNorm = norm(config.hidden);
+  const linear = (layer: number, { name, out: rows, in: cols, bias }: LinearOptions): LinearSlots => {
     const weight = takeWeight(space, rows, cols, storage(layer, name), mapSlots);
-    return { rows, cols, weight, bias: hasBias ? vector(rows) : null };
+    return { rows, cols, weight, bias: bias ? vector(rows) : null };
   };
   const layers = Array.from(
     { length: config.layers },
     (_, layer): LayerSlots => ({
-      attentionNorm: vector(config.hidden),
-      feedForwardNorm: vector(config.hidden),
-      linears: mapLinears((name) => linear(layer, name)),
+      norms: mapValues(config.block.norms, () => norm(config.hidden)),
+      linears: Object.fromEntries(config.block.linears.map((options) => [options.name, linear(layer, options)])),
     }),
   );
   return { embedding, head, finalNorm, maps: mapSlots, layers, bytes: space.bytes };
 }
 
-/** One value per linear of a block. */
-export function mapLinears<T>(map: (name: LinearName) => T): Record<LinearName, T> {
-  return Object.fromEntries(LINEAR_NAMES.map((name) => [name, map(name)])) as Record<LinearName, T>;
+/** The same keys with other values, absent ones left absent. */
+export function mapValues<K extends string, V, T>(
+  record: Readonly<Partial<Record<K, V>>>,
+  map: (value: V, key: K) => T,
+): Record<K, T> {
+  const entries = Object.entries(record) as [K, V][];
+  return Object.fromEntries(entries.map(([key, value]) => [key, map(value, key)])) as Record<K, T>;
 }
 
 /** The tensor at a slot of `buffer`. */

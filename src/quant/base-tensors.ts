@@ -5,8 +5,10 @@ import { QdlError } from "../errors.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { isFloat } from "../formats/float-convert.ts";
 import type { StoredTensor } from "../formats/safetensors.ts";
-import type { ModelConfig } from "../model/config.ts";
-import { LINEAR_NAMES, type LinearName, linearShapes, modulePath } from "../model/frozen-model.ts";
+import type { LinearName, ModelConfig, NormName } from "../model/config.ts";
+import type { TensorNames } from "../model/families/family.ts";
+import { FAMILIES } from "../model/families/index.ts";
+import { mapValues } from "./base-layout.ts";
 import { findQuantState, readStoredFourBit, type StoredFourBit } from "./bitsandbytes.ts";
 
 export type StoredWeight = { readonly kind: "dense"; readonly tensor: StoredTensor } | StoredFourBit;
@@ -22,9 +24,14 @@ export interface StoredLinear {
   readonly bias: StoredTensor | null;
 }
 
+export interface StoredNorm {
+  /** Module path: "model.norm". */
+  readonly path: string;
+  readonly weight: StoredTensor;
+}
+
 export interface StoredLayer {
-  readonly attentionNorm: StoredTensor;
-  readonly feedForwardNorm: StoredTensor;
+  readonly norms: Readonly<Partial<Record<NormName, StoredNorm>>>;
   readonly linears: Readonly<Record<LinearName, StoredLinear>>;
 }
 
@@ -33,7 +40,7 @@ export interface BaseTensors {
   readonly embedding: StoredTensor;
   /** null when tied. */
   readonly head: StoredTensor | null;
-  readonly finalNorm: StoredTensor;
+  readonly finalNorm: StoredNorm;
   readonly layers: readonly StoredLayer[];
 }
 
@@ -43,31 +50,31 @@ export interface BaseTensors {
  * QUANT_STATE_INVALID.
  */
 export async function findBaseTensors(checkpoint: Checkpoint, config: ModelConfig): Promise<BaseTensors> {
+  const names = FAMILIES[config.family].tensors;
   const finder = new Finder(checkpoint);
   const { vocabulary, hidden } = config;
-  const embedding = finder.dense("model.embed_tokens.weight", [vocabulary, hidden]);
-  const finalNorm = finder.dense("model.norm.weight", [hidden]);
-  const head = config.tiedEmbeddings ? null : finder.dense("lm_head.weight", [vocabulary, hidden]);
+  const embedding = finder.dense(`${names.embedding}.weight`, [vocabulary, hidden]);
+  const finalNorm = finder.norm(names.finalNorm, hidden);
+  const head = config.tiedEmbeddings ? null : finder.dense(`${names.head}.weight`, [vocabulary, hidden]);
   const layers: StoredLayer[] = [];
-  for (let i = 0; i < config.layers; i++) layers.push(await findLayer(finder, config, `model.layers.${i}`));
+  for (let i = 0; i < config.layers; i++) layers.push(await findLayer(finder, config, names, i));
   finder.throwIfProblems();
   return { embedding, head, finalNorm, layers };
 }
 
-async function findLayer(finder: Finder, config: ModelConfig, path: string): Promise<StoredLayer> {
-  const shapes = linearShapes(config);
-  const linears: Partial<Record<LinearName, StoredLinear>> = {};
-  for (const name of LINEAR_NAMES) {
-    const module = `${path}.${modulePath(name)}`;
-    const { in: cols, out: rows } = shapes[name];
-    const hasBias = module.includes(".mlp.") ? config.mlpBias : config.attentionBias;
-    linears[name] = { path: module, rows, cols, ...(await finder.linear(module, rows, cols, hasBias)) };
+async function findLayer(
+  finder: Finder,
+  { block, hidden }: ModelConfig,
+  names: TensorNames,
+  layer: number,
+): Promise<StoredLayer> {
+  const inLayer = (module: string): string => `${names.layers}.${layer}.${module}`;
+  const linears: Record<LinearName, StoredLinear> = {};
+  for (const { name, in: cols, out: rows, bias } of block.linears) {
+    const path = inLayer(names.linears[name]!);
+    linears[name] = { path, rows, cols, ...(await finder.linear(path, rows, cols, bias)) };
   }
-  return {
-    attentionNorm: finder.dense(`${path}.input_layernorm.weight`, [config.hidden]),
-    feedForwardNorm: finder.dense(`${path}.post_attention_layernorm.weight`, [config.hidden]),
-    linears: linears as Record<LinearName, StoredLinear>,
-  };
+  return { norms: mapValues(block.norms, (module) => finder.norm(inLayer(module), hidden)), linears };
 }
 
 class Finder {
@@ -91,6 +98,10 @@ class Finder {
       this.#misshapen.push(`${name} is [${tensor.shape.join(", ")}], expected [${shape.join(", ")}]`);
     if (!isFloat(tensor.dtype)) this.#mistyped.push(`${name} is ${tensor.dtype}, expected F64, F32, F16 or BF16`);
     return tensor;
+  }
+
+  norm(module: string, cols: number): StoredNorm {
+    return { path: module, weight: this.dense(`${module}.weight`, [cols]) };
   }
 
   async linear(

@@ -29,6 +29,7 @@ export function phantomBase(options: BaseEstimateOptions): FrozenModel {
     identity: {
       name: "estimate",
       revision: null,
+      family: config.family,
       sha256: "",
       format,
       blockSize: QUANT_BLOCK,

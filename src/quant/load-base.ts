@@ -6,8 +6,8 @@ import type { Backend } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { bytesOf, type StoredTensor } from "../formats/safetensors.ts";
-import type { ModelConfig } from "../model/config.ts";
-import { type BaseIdentity, type FrozenModel, LINEAR_NAMES, type LinearName } from "../model/frozen-model.ts";
+import type { LinearName, ModelConfig } from "../model/config.ts";
+import type { BaseIdentity, FrozenModel } from "../model/frozen-model.ts";
 import { dynamicMap } from "../ops/code-books.ts";
 import { type BaseFormat, QUANT_BLOCK } from "../ops/frozen-weight.ts";
 import { type DeviceBuffer, matrix } from "../tensor/tensor.ts";
@@ -16,13 +16,14 @@ import {
   type BaseLayout,
   type LinearSlots,
   layOutBase,
-  mapLinears,
+  mapValues,
+  type NormSlots,
   type Slot,
   tensorAt,
   type WeightSlots,
   type WeightStorage,
 } from "./base-layout.ts";
-import { type BaseTensors, findBaseTensors, type StoredLinear } from "./base-tensors.ts";
+import { type BaseTensors, findBaseTensors, type StoredLinear, type StoredNorm } from "./base-tensors.ts";
 import { ChunkReader } from "./chunks.ts";
 import { embeddingDtypeOf, isFourBit } from "./estimate-base.ts";
 import { checkQuantizationConfig } from "./quantization-config.ts";
@@ -74,7 +75,13 @@ export async function loadBase(options: LoadBaseOptions): Promise<FrozenModel> {
     const identity = await options.identity;
     return {
       config,
-      identity: { ...identity, format, blockSize: QUANT_BLOCK, doubleQuant: plan.maps.length > 0 },
+      identity: {
+        ...identity,
+        family: config.family,
+        format,
+        blockSize: QUANT_BLOCK,
+        doubleQuant: plan.maps.length > 0,
+      },
       computeDtype,
       ...assemble(buffer, plan.layout, offsets),
       bytes: buffer.bytes,
@@ -111,13 +118,13 @@ function planBase(
     if (alreadyFourBit) return { format: "bf16", map: null };
     return { format, map: isFourBit(format) && doubleQuant ? mapIndex(dynamicMap()) : null };
   };
-  const storage = tensors.layers.map((layer) => mapLinears((name) => storageOf(layer.linears[name])));
+  const storage = tensors.layers.map((layer) => mapValues(layer.linears, storageOf));
   const layout = layOutBase({
     config,
     computeDtype,
     embeddingDtype: embeddingDtypeOf(format),
     maps: maps.length,
-    storage: (layer, name) => storage[layer]![name],
+    storage: (layer, name) => storage[layer]![name]!,
   });
   return { layout, maps };
 }
@@ -150,7 +157,7 @@ interface LinearAt {
 
 function linearsOf(tensors: BaseTensors): LinearAt[] {
   return tensors.layers.flatMap((stored, layer) =>
-    LINEAR_NAMES.map((name) => ({ layer, name, linear: stored.linears[name] })),
+    Object.entries(stored.linears).map(([name, linear]) => ({ layer, name, linear })),
   );
 }
 
@@ -174,7 +181,8 @@ class Loader {
     const reader = new ChunkReader();
     this.#uploader = new Uploader(backend, reader);
     this.#quantizer = new Quantizer(backend, reader);
-    this.#offsets = backend.alloc(plan.layout.layers.length * LINEAR_NAMES.length * OFFSET_STEP, "scale offsets");
+    const linears = plan.layout.layers.reduce((sum, layer) => sum + Object.keys(layer.linears).length, 0);
+    this.#offsets = backend.alloc(linears * OFFSET_STEP, "scale offsets");
   }
 
   /** Fills the buffer; returns the offsets of double quantisation. */
@@ -185,13 +193,12 @@ class Loader {
       for (const [i, map] of maps.entries()) this.#backend.write(this.#buffer, layout.maps[i]!.offset, bytesOf(map));
       await this.#floats(tensors.embedding, layout.embedding);
       if (tensors.head) await this.#floats(tensors.head, layout.head);
-      await this.#floats(tensors.finalNorm, layout.finalNorm);
-      for (const [i, layer] of tensors.layers.entries()) {
+      await this.#norm(tensors.finalNorm, layout.finalNorm);
+      let index = 0;
+      for (const [i, { norms, linears }] of tensors.layers.entries()) {
         const slots = layout.layers[i]!;
-        await this.#floats(layer.attentionNorm, slots.attentionNorm);
-        await this.#floats(layer.feedForwardNorm, slots.feedForwardNorm);
-        for (const [j, name] of LINEAR_NAMES.entries())
-          await this.#linear(layer.linears[name], slots.linears[name], i * LINEAR_NAMES.length + j);
+        for (const name of keysOf(norms)) await this.#norm(norms[name]!, slots.norms[name]!);
+        for (const name of keysOf(linears)) await this.#linear(linears[name]!, slots.linears[name]!, index++);
       }
       await settle(this.#backend, this.#buffer);
       return await this.#readOffsets(tensors);
@@ -205,6 +212,10 @@ class Loader {
   async #floats(tensor: StoredTensor, slot: Slot): Promise<void> {
     await this.#uploader.floats(tensor, this.#at(slot), slot.dtype as "bf16" | "f32");
     this.#report(tensor.name, tensor.bytes);
+  }
+
+  async #norm({ weight }: StoredNorm, slots: NormSlots): Promise<void> {
+    await this.#floats(weight, slots.weight);
   }
 
   async #linear(stored: StoredLinear, slots: LinearSlots, index: number): Promise<void> {
@@ -250,11 +261,12 @@ class Loader {
   async #readOffsets(tensors: BaseTensors): Promise<Offsets> {
     const bytes = await this.#backend.read(this.#offsets, 0, this.#offsets.bytes);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    return tensors.layers.map((layer, i) => {
-      const entries = LINEAR_NAMES.map((name, j): [LinearName, number] => {
-        const { weight } = layer.linears[name];
+    let index = 0;
+    return tensors.layers.map(({ linears }) => {
+      const entries = Object.entries(linears).map(([name, { weight }]): [LinearName, number] => {
+        const computed = view.getFloat32(index++ * OFFSET_STEP, true);
         if (weight.kind === "4bit") return [name, weight.scales.kind === "double" ? weight.scales.offset : 0];
-        return [name, view.getFloat32((i * LINEAR_NAMES.length + j) * OFFSET_STEP, true)];
+        return [name, computed];
       });
       return new Map(entries);
     });
@@ -272,10 +284,12 @@ class Loader {
 
 const OFFSET_STEP = 64;
 
+const keysOf = <K extends string>(record: Readonly<Partial<Record<K, unknown>>>): K[] => Object.keys(record) as K[];
+
 function totalBytes(tensors: BaseTensors): number {
   const { embedding, head, finalNorm, layers } = tensors;
-  let bytes = embedding.bytes + (head?.bytes ?? 0) + finalNorm.bytes;
-  for (const layer of layers) bytes += layer.attentionNorm.bytes + layer.feedForwardNorm.bytes;
+  let bytes = embedding.bytes + (head?.bytes ?? 0);
+  for (const { weight } of [finalNorm, ...layers.flatMap(({ norms }) => Object.values(norms))]) bytes += weight.bytes;
   for (const { linear } of linearsOf(tensors)) bytes += (linear.bias?.bytes ?? 0) + weightBytes(linear);
   return bytes;
 }

@@ -18,7 +18,8 @@ import {
 } from "../formats/safetensors.ts";
 import { DTYPE_BITS, type StoredDType } from "../formats/safetensors-header.ts";
 import type { ModelConfig } from "../model/config.ts";
-import { LINEAR_NAMES } from "../model/frozen-model.ts";
+import type { TensorNames } from "../model/families/family.ts";
+import { FAMILIES } from "../model/families/index.ts";
 import { dynamicMap, type FourBitFormat } from "../ops/code-books.ts";
 import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
 import type { DeviceBuffer } from "../tensor/tensor.ts";
@@ -61,9 +62,9 @@ export async function quantizeCheckpoint(options: QuantizeOptions): Promise<Quan
   checkQuantizationConfig(checkpoint);
   await requireEmpty(output);
   const tensors = await findBaseTensors(checkpoint, config);
-  const linears = tensors.layers.flatMap((layer) => LINEAR_NAMES.map((name) => layer.linears[name]));
+  const linears = tensors.layers.flatMap((layer) => Object.values(layer.linears));
   requireDense(checkpoint, linears);
-  const dense = denseTensors(tensors);
+  const dense = denseTensors(tensors, FAMILIES[config.family].tensors);
   const writer = new LinearWriter(options, sum([...dense, ...linears.map(storedWeight)]));
   try {
     const toWrite = [...linears.flatMap((linear) => writer.parts(linear)), ...dense.map((t) => writer.dense(t))];
@@ -131,23 +132,19 @@ interface DenseTensor {
 }
 
 /** Wide dtypes first. */
-function denseTensors({ embedding, head, finalNorm, layers }: BaseTensors): DenseTensor[] {
+function denseTensors({ embedding, head, finalNorm, layers }: BaseTensors, names: TensorNames): DenseTensor[] {
   const kept = (name: string, tensor: StoredTensor): DenseTensor => ({ name, tensor, dtype: tensor.dtype });
   const in16 = (name: string, tensor: StoredTensor): DenseTensor => ({
     name,
     tensor,
     dtype: tensor.dtype === "F16" ? "F16" : "BF16",
   });
-  const tensors = [in16("model.embed_tokens.weight", embedding), kept("model.norm.weight", finalNorm)];
-  if (head) tensors.push(in16("lm_head.weight", head));
-  for (const [i, layer] of layers.entries()) {
-    tensors.push(kept(`model.layers.${i}.input_layernorm.weight`, layer.attentionNorm));
-    tensors.push(kept(`model.layers.${i}.post_attention_layernorm.weight`, layer.feedForwardNorm));
-    for (const name of LINEAR_NAMES) {
-      const { bias, path } = layer.linears[name];
-      if (bias) tensors.push(kept(`${path}.bias`, bias));
-    }
-  }
+  const tensors = [in16(`${names.embedding}.weight`, embedding)];
+  if (head) tensors.push(in16(`${names.head}.weight`, head));
+  for (const { path, weight } of [finalNorm, ...layers.flatMap(({ norms }) => Object.values(norms))])
+    tensors.push(kept(`${path}.weight`, weight));
+  for (const { path, bias } of layers.flatMap(({ linears }) => Object.values(linears)))
+    if (bias) tensors.push(kept(`${path}.bias`, bias));
   return tensors.sort((a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype]);
 }
 

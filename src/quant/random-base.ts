@@ -8,7 +8,7 @@ import { QUANT_BLOCK } from "../ops/frozen-weight.ts";
 import { randomStream } from "../random/philox.ts";
 import { toBf16 } from "../tensor/dtype.ts";
 import { assemble } from "./assemble.ts";
-import type { ScaleSlots, Slot, WeightSlots } from "./base-layout.ts";
+import type { NormSlots, ScaleSlots, Slot, WeightSlots } from "./base-layout.ts";
 import { type BaseEstimateOptions, isFourBit, layoutOf } from "./estimate-base.ts";
 
 /** Random values of one MiB, repeated: speed does not depend on them, and no second of it need be spent on drawing. */
@@ -31,10 +31,10 @@ export function randomBase(backend: Backend, options: BaseEstimateOptions, seed:
   for (const map of layout.maps) put(map, bytesOf(Float32Array.from(dynamicMap())));
   floats(layout.embedding, 1);
   if (layout.head !== layout.embedding) floats(layout.head, 1 / Math.sqrt(config.hidden));
-  floats(layout.finalNorm, 0.1, 1);
+  const norm = ({ weight }: NormSlots): void => floats(weight, 0.1, 1);
+  norm(layout.finalNorm);
   for (const layer of layout.layers) {
-    floats(layer.attentionNorm, 0.1, 1);
-    floats(layer.feedForwardNorm, 0.1, 1);
+    Object.values(layer.norms).forEach(norm);
     for (const { weight, bias, cols } of Object.values(layer.linears)) {
       if (bias) floats(bias, 0.1);
       fillWeight(weight, 0.5 / Math.sqrt(cols), { floats, bytes: (slot) => put(slot, patterns.bytes()) });
@@ -45,6 +45,7 @@ export function randomBase(backend: Backend, options: BaseEstimateOptions, seed:
     identity: {
       name: "random",
       revision: null,
+      family: config.family,
       sha256: "",
       format,
       blockSize: QUANT_BLOCK,

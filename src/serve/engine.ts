@@ -5,9 +5,9 @@ import { type AdapterConfig, scaleAt } from "../adapter/config.ts";
 import type { Backend } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
 import { type AdapterParameters, NO_ADAPTER } from "../model/adapter-parameters.ts";
-import { RANGES } from "../model/families/llama.ts";
+import { RANGES } from "../model/blocks/linear-group.ts";
 import type { FrozenModel } from "../model/frozen-model.ts";
-import type { Shape } from "../model/graph.ts";
+import type { Shape, Value } from "../model/graph.ts";
 import { largestRuntime } from "../model/memory-plan.ts";
 import { Program, planProgram } from "../model/program.ts";
 import { ropeFrequencies } from "../model/rope-frequencies.ts";
@@ -65,10 +65,11 @@ export class Engine implements Disposable {
     const adapter = options.adapter ?? NO_ADAPTER;
     this.#list = decodingList(model, adapter, caches);
     const shape: Shape = { N: maxRows, S: 0, Q: Math.min(maxRows, sequences) };
-    const pinned = new Set([...Object.values(this.#list.inputs), this.#list.logits]);
+    const pinned = new Set([...Object.values<Value | readonly Value[]>(this.#list.inputs).flat(), this.#list.logits]);
     const arena = planProgram(backend, this.#list.calls, pinned, shape, largestRuntime(adapter, shape));
     this.#program = new Program(backend, this.#list.calls, arena, shape, "decoding arena");
-    this.#program.write(this.#list.inputs.frequencies, ropeFrequencies(model.config));
+    for (const [i, rope] of model.config.ropes.entries())
+      this.#program.write(this.#list.inputs.frequencies[i]!, ropeFrequencies(rope, model.config.headDim));
   }
 
   /** Tokens that a sequence holds. */

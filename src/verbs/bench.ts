@@ -7,9 +7,10 @@ import { Adapter } from "../adapter/parameters.ts";
 import type { Backend } from "../backends/backend.ts";
 import type { Batch, Sample } from "../data/batch.ts";
 import { layOut } from "../data/layout.ts";
+import { linearOf } from "../model/config.ts";
 import type { FrozenModel } from "../model/frozen-model.ts";
 import { uniformRange } from "../model/loss-program.ts";
-import { NAMED_SHAPES, SHAPE_NAMES, type ShapeName } from "../model/named-shapes.ts";
+import { namedShape, SHAPE_NAMES, type ShapeName } from "../model/named-shapes.ts";
 import { trainingFlops } from "../model/useful-flops.ts";
 import type { BaseFormat } from "../ops/frozen-weight.ts";
 import { randomBase } from "../quant/random-base.ts";
@@ -97,7 +98,7 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
   const host = hostBytes();
   const model = randomModel(backend, settings);
   try {
-    const config = resolveTrainConfig(trainSettings(settings), 1);
+    const config = resolveTrainConfig(trainSettings(settings), model.config, 1);
     const rows = settings.batch * settings.seq;
     const shape = { N: rows, S: settings.batch, Q: 0 };
     using session = new TrainingSession(backend, model, config, { training: shape, scoring: { N: 1, S: 1, Q: 0 } });
@@ -145,7 +146,7 @@ export async function benchGenerate(options: BenchSettings = {}): Promise<Genera
   const copyGbPerSecond = await copyBandwidth(backend);
   const model = randomModel(backend, settings);
   try {
-    const { adapter: config } = resolveTrainConfig({ rankMax: settings.rankMax }, 1);
+    const { adapter: config } = resolveTrainConfig({ rankMax: settings.rankMax }, model.config, 1);
     using adapter = new Adapter(backend, model.config, config, model.computeDtype, null);
     adapter.load(initialWeights(model.config, config, 1));
     const ranks = [1, 2, 4, 8, 16, 32, 64].map((parts) => Math.ceil(settings.rank / parts));
@@ -230,7 +231,7 @@ const trainSettings = ({ rankMax, batch, seq, memory }: Checked): TrainSettings 
 
 function randomModel(backend: Backend, { shape, baseFormat, compute }: Checked): FrozenModel {
   const computeDtype = compute === "auto" ? backend.computeDtype : compute;
-  return randomBase(backend, { config: NAMED_SHAPES[shape], format: baseFormat, computeDtype }, 1);
+  return randomBase(backend, { config: namedShape(shape), format: baseFormat, computeDtype }, 1);
 }
 
 /** Sequences of random tokens in which every token predicts one. */
@@ -277,9 +278,7 @@ function decodeBytes(model: FrozenModel, config: AdapterConfig, rank: number, le
 
 /** Bytes of one row of every A and B. */
 function adapterRowBytes(model: FrozenModel, config: AdapterConfig, compute: number): number {
-  const perLayer = config.targets.reduce((sum, name) => {
-    const { rows, cols } = model.layers[0]!.linears[name].weight;
-    return sum + rows + cols;
-  }, 0);
+  const adapted = config.targets.map((name) => linearOf(model.config, name));
+  const perLayer = adapted.reduce((sum, linear) => sum + linear.in + linear.out, 0);
   return model.layers.length * perLayer * compute;
 }

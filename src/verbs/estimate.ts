@@ -2,7 +2,7 @@
 
 import { BatchPlan } from "../data/batches.ts";
 import { valueBytes } from "../model/arena-plan.ts";
-import { type FrozenModel, linearShapes } from "../model/frozen-model.ts";
+import type { FrozenModel } from "../model/frozen-model.ts";
 import { describeCall, type Shape } from "../model/graph.ts";
 import type { KeepLevel } from "../model/steps.ts";
 import { phantomBase } from "../quant/estimate-base.ts";
@@ -65,7 +65,12 @@ export async function estimate(options: EstimateOptions): Promise<Estimate> {
   const computeDtype = compute === "auto" ? backend.computeDtype : compute;
   const model = phantomBase({ config: files.config, format: baseFormat, computeDtype });
   const shapes = await shapesFor(options, files);
-  const session = estimateSession(backend, model, resolveTrainConfig(options, options.steps ?? 1), shapes);
+  const session = estimateSession(
+    backend,
+    model,
+    resolveTrainConfig(options, files.config, options.steps ?? 1),
+    shapes,
+  );
   return {
     ...bytesOf(session),
     ...wholeProcess(model, session),
@@ -98,7 +103,7 @@ function wholeProcess(
   model: FrozenModel,
   { baseBytes, pagedBytes, totalBytes }: MemoryEstimate,
 ): Pick<Estimate, "hostBytes" | "loadingBytes" | "peakBytes"> {
-  const sizes = Object.values(linearShapes(model.config)).map(({ in: cols, out: rows }) => rows * cols);
+  const sizes = model.config.block.linears.map(({ in: cols, out: rows }) => rows * cols);
   const loading = loadingBytes(Math.max(...sizes));
   const host = hostBytes();
   return {

@@ -2,7 +2,7 @@
 
 import type { RankDistribution } from "../adapter/config.ts";
 import type { AdapterManifest } from "../adapter/manifest.ts";
-import { LINEAR_NAMES } from "../model/frozen-model.ts";
+import { FAMILIES } from "../model/families/index.ts";
 
 /** As the flag is written: `geometric:0.15`. */
 export function showDistribution(value: RankDistribution): string {
@@ -19,10 +19,10 @@ export function showDistribution(value: RankDistribution): string {
 }
 
 /** The settings that shape a run. */
-export function settingsText({ adapter, provenance }: AdapterManifest): Record<string, string> {
+export function settingsText({ adapter, base, provenance }: AdapterManifest): Record<string, string> {
   const { train } = provenance;
-  const targets =
-    adapter.targets.length === LINEAR_NAMES.length ? "all linears of the blocks" : adapter.targets.join(", ");
+  const all = Object.keys(FAMILIES[base.family].tensors.linears).length;
+  const targets = adapter.targets.length === all ? "all linears of the blocks" : adapter.targets.join(", ");
   return {
     "largest rank R": String(adapter.rankMax),
     "ranks evaluated": adapter.ranks.join(", "),

@@ -6,10 +6,11 @@ import { OPTIMIZER_STATES, type OptimizerState } from "../adapter/moments.ts";
 import type { BatchConfig } from "../data/batch.ts";
 import type { LossOn } from "../data/examples.ts";
 import type { OverlongPolicy } from "../data/overlong.ts";
-import { LINEAR_NAMES, type LinearName } from "../model/frozen-model.ts";
+import { type LinearName, linearNames, type ModelConfig } from "../model/config.ts";
+import { KNOWN_LINEARS } from "../model/families/index.ts";
 import type { ScheduleConfig, TrainConfig } from "../train/config.ts";
 import type { ModelSettings } from "./open-model.ts";
-import type { Problem } from "./problems.ts";
+import { type Problem, throwProblems } from "./problems.ts";
 
 /** What shapes the numbers of a run. All optional; `TRAIN_DEFAULTS` fills the rest. */
 export interface TrainSettings {
@@ -22,7 +23,7 @@ export interface TrainSettings {
   readonly scale?: ScaleRule;
   readonly mode?: TrainingMode;
   readonly distribution?: RankDistribution;
-  /** Linears that get an adapter. Default: all seven of each block. */
+  /** Linears that get an adapter, by the names of their modules. Default: all of each block. */
   readonly targets?: readonly LinearName[];
   readonly lr?: number;
   readonly beta1?: number;
@@ -79,7 +80,6 @@ export const TRAIN_DEFAULTS = {
   scale: "alpha/b",
   mode: "dylora",
   distribution: { kind: "uniform" },
-  targets: LINEAR_NAMES,
   lr: 2e-4,
   beta1: 0.9,
   beta2: 0.999,
@@ -231,8 +231,8 @@ function crossProblems(settings: Partial<TrainSettings & DataSettings>): Problem
       expected: `one of ${OPTIMIZER_STATES.join(", ")}`,
     });
   if (settings.targets?.length === 0)
-    problems.push({ key: "targets", got: [], expected: `at least one of ${LINEAR_NAMES.join(", ")}` });
-  for (const name of settings.targets ?? []) if (!LINEAR_NAMES.includes(name)) problems.push(targetProblem(name));
+    problems.push({ key: "targets", got: [], expected: `at least one of ${KNOWN_LINEARS.join(", ")}` });
+  for (const name of settings.targets ?? []) if (!KNOWN_LINEARS.includes(name)) problems.push(targetProblem(name));
   return problems;
 }
 
@@ -243,7 +243,7 @@ export function targetProblem(name: string): Problem {
   const because = HEAD_OR_EMBEDDING.test(name)
     ? "embeddings and lm_head stay in 16 bit and frozen: they may be tied, and a nested rank of a look-up saves nothing"
     : "adapters sit on the linear layers of the blocks";
-  return { key: "targets", got: name, expected: `names out of ${LINEAR_NAMES.join(", ")}, or "all",`, because };
+  return { key: "targets", got: name, expected: `names out of ${KNOWN_LINEARS.join(", ")}, or "all",`, because };
 }
 
 /** How samples become micro-batches. The settings must be free of problems. */
@@ -252,15 +252,18 @@ export function batchConfigOf(settings: TrainSettings): BatchConfig {
   return { seq, microBatch: batch / accumulation, accumulation, packing };
 }
 
-/** The resolved settings of a run of `steps` optimizer steps. The settings must be free of problems. */
-export function resolveTrainConfig(settings: TrainSettings, steps: number): TrainConfig {
+/**
+ * The resolved settings of a run of `steps` optimizer steps on a model. The settings must be free of problems.
+ * Throws CONFIG_INVALID if a target is a linear of other models only.
+ */
+export function resolveTrainConfig(settings: TrainSettings, model: ModelConfig, steps: number): TrainConfig {
   const s = withDefaults(settings);
   return {
     adapter: {
       rankMax: s.rankMax,
       alpha: s.alpha,
       scaleRule: s.scale,
-      targets: LINEAR_NAMES.filter((name) => s.targets.includes(name)),
+      targets: targetsIn(model, s.targets),
       mode: s.mode,
       ranks: s.ranks ?? defaultRanks(s.rankMax),
       distribution: s.distribution,
@@ -287,8 +290,24 @@ export function resolveTrainConfig(settings: TrainSettings, steps: number): Trai
   };
 }
 
-type Defaulted = Required<Omit<TrainSettings, "ranks" | "steps" | "memory">> &
-  Pick<TrainSettings, "ranks" | "steps" | "memory">;
+/** In the order of the forward. */
+function targetsIn(model: ModelConfig, targets: readonly LinearName[] | undefined): LinearName[] {
+  const names = linearNames(model);
+  const foreign = (targets ?? []).filter((name) => !names.includes(name));
+  throwProblems(
+    "train",
+    foreign.map((got) => ({
+      key: "targets",
+      got,
+      expected: `names out of ${names.join(", ")}`,
+      because: `the model is ${model.architecture}`,
+    })),
+  );
+  return names.filter((name) => targets?.includes(name) ?? true);
+}
+
+type Optional = "ranks" | "steps" | "memory" | "targets";
+type Defaulted = Required<Omit<TrainSettings, Optional>> & Pick<TrainSettings, Optional>;
 
 /** The settings with every default filled in; a setting that is `undefined` counts as absent. */
 export function withDefaults(settings: TrainSettings): Defaulted {

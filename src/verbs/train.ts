@@ -84,7 +84,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     settings.seed,
   );
   const batches = new BatchPlan(data.train, batchConfigOf(options), settings.seed);
-  const config = resolveTrainConfig(options, options.steps ?? stepsFor(batches, settings.epochs));
+  const config = resolveTrainConfig(options, files.config, options.steps ?? stepsFor(batches, settings.epochs));
   await using base = await openBase(files, options);
   const outcome = await learn({ options, config, base, data, batches, folder: run.folder });
   return { adapter: options.output, seconds: (performance.now() - began) / 1000, ...outcome };

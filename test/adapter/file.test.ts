@@ -4,12 +4,14 @@ import type { AdapterManifest } from "../../src/adapter/manifest.ts";
 import { sliceConfig, sliceWeights } from "../../src/adapter/slice.ts";
 import { PEFT_CONFIG, PEFT_WEIGHTS } from "../../src/formats/peft.ts";
 import type { BaseIdentity } from "../../src/model/frozen-model.ts";
-import { adapterConfig, randomWeights, TINY } from "../model/tiny-model.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
+import { adapterConfig, randomWeights, TINY, TINY_JSON } from "../model/tiny-model.ts";
 import { MemoryFolder } from "../train/memory-folder.ts";
 
 const base: BaseIdentity = {
   name: "org/tiny",
   revision: "main",
+  family: "llama",
   sha256: "ab".repeat(32),
   format: "nf4",
   blockSize: 64,
@@ -122,7 +124,7 @@ describe("fitting a base", () => {
   test("another name of the same weights fits; another shape never does", () => {
     expect(() => checkFits(stored(), TINY, { ...base, name: "renamed", revision: null }, false)).not.toThrow();
     for (const model of [
-      { ...TINY, hidden: 64 },
+      parseModelConfig({ ...TINY_JSON, hidden_size: 64 }),
       { ...TINY, layers: 3 },
       { ...TINY, layers: 1 },
     ])

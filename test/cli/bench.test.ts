@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { LINEAR_NAMES } from "../../src/model/frozen-model.ts";
-import { NAMED_SHAPES } from "../../src/model/named-shapes.ts";
+import { linearNames } from "../../src/model/config.ts";
+import { namedShape } from "../../src/model/named-shapes.ts";
 import { trainingFlops } from "../../src/model/useful-flops.ts";
 import { qdylora } from "./tiny-project.ts";
 
@@ -55,11 +55,11 @@ describe("bench", () => {
 });
 
 test("useful work of SmolLM2-135M's step, worked out by hand", () => {
-  const shape = NAMED_SHAPES["smollm2-135m"];
+  const shape = namedShape("smollm2-135m");
   const block = 30 * (576 * 576 * 2 + 576 * 192 * 2 + 3 * 576 * 1536);
   const widths = 30 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536));
   const pairs = 4 * ((256 * 257) / 2);
   const expected = 1024 * (4 * block + 4 * 49152 * 576 + 6 * 64 * widths) + 14 * 30 * 576 * pairs;
   const lengths = [256, 256, 256, 256];
-  expect(trainingFlops(shape, { rank: 64, targets: LINEAR_NAMES, lengths })).toBe(expected);
+  expect(trainingFlops(shape, { rank: 64, targets: linearNames(shape), lengths })).toBe(expected);
 });

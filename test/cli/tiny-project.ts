@@ -19,8 +19,8 @@ import { fileURLToPath } from "node:url";
 import type { Io } from "../../src/cli/io.ts";
 import { main } from "../../src/cli/main.ts";
 import { bytesOf, encodeSafetensors, type TensorToWrite } from "../../src/formats/safetensors.ts";
-import { parseModelConfig } from "../../src/model/config.ts";
-import { LINEAR_NAMES, linearShapes, modulePath } from "../../src/model/frozen-model.ts";
+import { linearPath } from "../../src/model/families/index.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { randomStream } from "../../src/random/philox.ts";
 
 const TOKENIZER = fileURLToPath(new URL("../fixtures/tokenizer-tiny/byte-level.json", import.meta.url));
@@ -66,11 +66,8 @@ export function tinyTensors(change: (tensors: Map<string, TensorToWrite>) => voi
   put("model.norm.weight", [config.hidden], () => 1);
   put("model.layers.0.input_layernorm.weight", [config.hidden], () => 1);
   put("model.layers.0.post_attention_layernorm.weight", [config.hidden], () => 1);
-  const shapes = linearShapes(config);
-  for (const name of LINEAR_NAMES) {
-    const shape = shapes[name];
-    put(`model.layers.0.${modulePath(name)}.weight`, [shape.out, shape.in], random(name, 0.15));
-  }
+  for (const { name, in: cols, out } of config.block.linears)
+    put(`${linearPath("llama", 0, name)}.weight`, [out, cols], random(name, 0.15));
   change(tensors);
   return [...tensors.values()];
 }

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { parseModelConfig } from "../../src/model/config.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { TINY_JSON } from "../quant/tiny-model.ts";
 
 const LLAMA3 = {
@@ -9,8 +9,9 @@ const LLAMA3 = {
   original_max_position_embeddings: 8192,
 };
 const scaling = (json: object) => {
-  const { ropeTheta, ropeScaling } = parseModelConfig({ ...TINY_JSON, rope_theta: undefined, ...json });
-  return { ropeTheta, ...ropeScaling };
+  const { ropes } = parseModelConfig({ ...TINY_JSON, rope_theta: undefined, ...json });
+  expect(ropes).toHaveLength(1);
+  return { theta: ropes[0]!.theta, ...ropes[0]!.scaling };
 };
 
 test("a plain config", () => {
@@ -25,12 +26,31 @@ test("a plain config", () => {
     headDim: 6,
     intermediate: 37,
     maxPositions: 64,
-    normEps: 1e-5,
     tiedEmbeddings: false,
-    ropeTheta: 10000,
-    ropeScaling: { kind: "none" },
-    attentionBias: false,
-    mlpBias: false,
+    norm: { kind: "rms", eps: 1e-5 },
+    block: {
+      norms: { attention: "input_layernorm", feedForward: "post_attention_layernorm" },
+      linears: [
+        { name: "q_proj", in: 24, out: 24, bias: false },
+        { name: "k_proj", in: 24, out: 12, bias: false },
+        { name: "v_proj", in: 24, out: 12, bias: false },
+        { name: "o_proj", in: 24, out: 24, bias: false },
+        { name: "gate_proj", in: 24, out: 37, bias: false },
+        { name: "up_proj", in: 24, out: 37, bias: false },
+        { name: "down_proj", in: 37, out: 24, bias: false },
+      ],
+      attention: {
+        query: "q_proj",
+        key: "k_proj",
+        value: "v_proj",
+        output: "o_proj",
+        scale: 1 / Math.sqrt(6),
+        softCap: null,
+      },
+      feedForward: { gate: "gate_proj", up: "up_proj", down: "down_proj" },
+    },
+    ropes: [{ theta: 10000, scaling: { kind: "none" } }],
+    perLayer: [0, 1].map(() => ({ rope: 0, window: null })),
     bosId: 1,
     eosIds: [2],
   });
@@ -38,7 +58,7 @@ test("a plain config", () => {
 
 test("both spellings of rope settings mean the same", () => {
   const llama3 = {
-    ropeTheta: 500000,
+    theta: 500000,
     kind: "llama3",
     factor: 8,
     lowFrequencyFactor: 1,
@@ -48,11 +68,11 @@ test("both spellings of rope settings mean the same", () => {
   expect(scaling({ rope_theta: 500000, rope_scaling: { rope_type: "llama3", ...LLAMA3 } })).toEqual(llama3);
   expect(scaling({ rope_theta: 500000, rope_scaling: { type: "llama3", ...LLAMA3 } })).toEqual(llama3);
   expect(scaling({ rope_parameters: { rope_type: "llama3", rope_theta: 500000, ...LLAMA3 } })).toEqual(llama3);
-  const linear = { ropeTheta: 10000, kind: "linear", factor: 4 };
+  const linear = { theta: 10000, kind: "linear", factor: 4 };
   expect(scaling({ rope_scaling: { type: "linear", factor: 4 } })).toEqual(linear);
   expect(scaling({ rope_parameters: { rope_type: "linear", factor: 4, rope_theta: 10000 } })).toEqual(linear);
-  expect(scaling({ rope_scaling: null })).toEqual({ ropeTheta: 10000, kind: "none" });
-  expect(scaling({ rope_parameters: { rope_type: "default", rope_theta: 7 } })).toEqual({ ropeTheta: 7, kind: "none" });
+  expect(scaling({ rope_scaling: null })).toEqual({ theta: 10000, kind: "none" });
+  expect(scaling({ rope_parameters: { rope_type: "default", rope_theta: 7 } })).toEqual({ theta: 7, kind: "none" });
 });
 
 test("absent settings have the defaults of transformers", () => {
@@ -68,7 +88,7 @@ test("absent settings have the defaults of transformers", () => {
     architecture: "LlamaForCausalLM",
     kvHeads: 4,
     headDim: 6,
-    normEps: 1e-6,
+    norm: { kind: "rms", eps: 1e-6 },
     bosId: 1,
     eosIds: [2],
   });
@@ -120,6 +140,6 @@ for (const [json, message] of INVALID)
 test("all problems are reported together", () => {
   const broken = { ...TINY_JSON, vocab_size: "many", hidden_act: "relu", num_hidden_layers: 0, sliding_window: 9 };
   expect(() => parseModelConfig(broken)).toThrow(
-    /4 problems:.*hidden_act.*sliding_window.*vocab_size.*num_hidden_layers/s,
+    /4 problems:.*vocab_size.*num_hidden_layers.*hidden_act.*sliding_window/s,
   );
 });

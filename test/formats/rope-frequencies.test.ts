@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { parseModelConfig } from "../../src/model/config.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { ropeFrequencies } from "../../src/model/rope-frequencies.ts";
 import { TINY_JSON } from "../quant/tiny-model.ts";
 
@@ -14,7 +14,8 @@ interface Case {
 const { cases } = JSON.parse(readFileSync("test/fixtures/rope-frequencies.json", "utf8")) as { cases: Case[] };
 
 test.each(cases)("$head_dim $rope_parameters equals transformers to the bit", ({ head_dim, rope_parameters, bits }) => {
-  const got = ropeFrequencies(parseModelConfig({ ...TINY_JSON, head_dim, rope_parameters }));
+  const { ropes } = parseModelConfig({ ...TINY_JSON, head_dim, rope_parameters });
+  const got = ropeFrequencies(ropes[0]!, head_dim);
   expect([...new Int32Array(got.buffer)]).toEqual(bits);
 });
 

@@ -6,38 +6,29 @@ import { initialWeights } from "../../src/adapter/initial-weights.ts";
 import { Adapter } from "../../src/adapter/parameters.ts";
 import type { Backend } from "../../src/backends/backend.ts";
 import type { Batch } from "../../src/data/batch.ts";
-import type { ModelConfig } from "../../src/model/config.ts";
-import {
-  type FrozenLinear,
-  type FrozenModel,
-  LINEAR_NAMES,
-  type LinearName,
-  linearShapes,
-} from "../../src/model/frozen-model.ts";
+import { type LinearOptions, linearNames, type ModelConfig } from "../../src/model/config.ts";
+import type { FrozenLinear, FrozenModel, FrozenNorm } from "../../src/model/frozen-model.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { randomStream } from "../../src/random/philox.ts";
 import { BYTES_PER_ELEMENT, type DType, toBf16 } from "../../src/tensor/dtype.ts";
 import { type DeviceBuffer, matrix, type Tensor } from "../../src/tensor/tensor.ts";
 
-export const TINY: ModelConfig = {
-  family: "llama",
-  architecture: "LlamaForCausalLM",
-  vocabulary: 53,
-  hidden: 40,
-  layers: 2,
-  heads: 4,
-  kvHeads: 2,
-  headDim: 10,
-  intermediate: 72,
-  maxPositions: 128,
-  normEps: 1e-5,
-  tiedEmbeddings: false,
-  ropeTheta: 10000,
-  ropeScaling: { kind: "none" },
-  attentionBias: true,
-  mlpBias: false,
-  bosId: null,
-  eosIds: [0],
+export const TINY_JSON = {
+  architectures: ["LlamaForCausalLM"],
+  vocab_size: 53,
+  hidden_size: 40,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  intermediate_size: 72,
+  max_position_embeddings: 128,
+  rms_norm_eps: 1e-5,
+  attention_bias: true,
+  bos_token_id: null,
+  eos_token_id: 0,
 };
+
+export const TINY = parseModelConfig(TINY_JSON);
 
 /** A dense base in f32 or bf16. Dispose it before the backend. */
 export function tinyModel(backend: Backend, computeDtype: "f32" | "bf16", config: ModelConfig = TINY): FrozenModel {
@@ -52,14 +43,12 @@ export function tinyModel(backend: Backend, computeDtype: "f32" | "bf16", config
     bytes += buffer.bytes;
     return matrix(buffer, computeDtype, rows, cols);
   };
-  const shapes = linearShapes(config);
-  const linear = (layer: number, name: LinearName): FrozenLinear => {
-    const { in: K, out: M } = shapes[name];
+  const norm = (name: string): FrozenNorm => ({ weight: tensor(name, 1, config.hidden, 0.1, 1) });
+  const linear = (layer: number, { name, in: K, out: M, bias }: LinearOptions): FrozenLinear => {
     const values = tensor(`${layer}.${name}`, M, K, 1 / Math.sqrt(K));
-    const biased = config.attentionBias && name !== "gate_proj" && name !== "up_proj" && name !== "down_proj";
     return {
       weight: { format: computeDtype, rows: M, cols: K, values },
-      bias: biased ? tensor(`${layer}.${name}.bias`, 1, M, 0.1) : null,
+      bias: bias ? tensor(`${layer}.${name}.bias`, 1, M, 0.1) : null,
     };
   };
   const embedding = tensor("embedding", config.vocabulary, config.hidden, 1);
@@ -68,6 +57,7 @@ export function tinyModel(backend: Backend, computeDtype: "f32" | "bf16", config
     identity: {
       name: "tiny",
       revision: null,
+      family: config.family,
       sha256: "0".repeat(64),
       format: computeDtype,
       blockSize: 64,
@@ -77,14 +67,10 @@ export function tinyModel(backend: Backend, computeDtype: "f32" | "bf16", config
     computeDtype,
     embedding,
     head: config.tiedEmbeddings ? embedding : tensor("head", config.vocabulary, config.hidden, 0.3),
-    finalNorm: tensor("finalNorm", 1, config.hidden, 0.1, 1),
+    finalNorm: norm("finalNorm"),
     layers: Array.from({ length: config.layers }, (_, layer) => ({
-      attentionNorm: tensor(`${layer}.attentionNorm`, 1, config.hidden, 0.1, 1),
-      feedForwardNorm: tensor(`${layer}.feedForwardNorm`, 1, config.hidden, 0.1, 1),
-      linears: Object.fromEntries(LINEAR_NAMES.map((name) => [name, linear(layer, name)])) as Record<
-        LinearName,
-        FrozenLinear
-      >,
+      norms: { attention: norm(`${layer}.attentionNorm`), feedForward: norm(`${layer}.feedForwardNorm`) },
+      linears: Object.fromEntries(config.block.linears.map((options) => [options.name, linear(layer, options)])),
     })),
     bytes,
     dispose: () => {
@@ -104,7 +90,7 @@ export function adapterConfig(overrides: Partial<AdapterConfig> = {}): AdapterCo
     rankMax,
     alpha: 4,
     scaleRule: "alpha/b",
-    targets: LINEAR_NAMES,
+    targets: linearNames(TINY),
     mode: "dylora",
     ranks: defaultRanks(rankMax),
     distribution: { kind: "uniform" },

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import type { AdapterConfig, ScaleRule } from "../../src/adapter/config.ts";
 import { openFile } from "../../src/formats/node-files.ts";
 import { openSafetensors, type SafetensorsFile } from "../../src/formats/safetensors.ts";
-import { LINEAR_NAMES, type LinearName, modulePath } from "../../src/model/frozen-model.ts";
+import type { LinearName } from "../../src/model/config.ts";
 import type { BaseFormat } from "../../src/ops/frozen-weight.ts";
 import type { OptimizerConfig } from "../../src/train/config.ts";
 
@@ -94,14 +94,25 @@ export interface FixtureParameter {
   readonly name: string;
 }
 
+/** The linears of a Llama block, and their modules. */
+export const LINEARS: readonly (readonly [LinearName, string])[] = [
+  ["q_proj", "self_attn.q_proj"],
+  ["k_proj", "self_attn.k_proj"],
+  ["v_proj", "self_attn.v_proj"],
+  ["o_proj", "self_attn.o_proj"],
+  ["gate_proj", "mlp.gate_proj"],
+  ["up_proj", "mlp.up_proj"],
+  ["down_proj", "mlp.down_proj"],
+];
+
 export function fixtureParameters(layers: number): FixtureParameter[] {
   return Array.from({ length: layers }, (_, layer) => layer).flatMap((layer) =>
-    LINEAR_NAMES.flatMap((linear) =>
+    LINEARS.flatMap(([linear, module]) =>
       (["A", "B"] as const).map((side) => ({
         layer,
         linear,
         side,
-        key: `layers.${layer}.${modulePath(linear)}.${side.toLowerCase()}`,
+        key: `layers.${layer}.${module}.${side.toLowerCase()}`,
         name: `layers.${layer}.${linear}.${side}`,
       })),
     ),
@@ -136,7 +147,7 @@ export function adapterConfig(fixture: ParityCase, mode: AdapterConfig["mode"] =
     rankMax,
     alpha,
     scaleRule,
-    targets: LINEAR_NAMES,
+    targets: LINEARS.map(([name]) => name),
     mode,
     ranks: [1, 2, 4, 8],
     distribution: { kind: "range" },

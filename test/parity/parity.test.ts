@@ -5,10 +5,9 @@
 import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { scaleAt } from "../../src/adapter/config.ts";
-import { LINEAR_NAMES, modulePath } from "../../src/model/frozen-model.ts";
 import type { FrozenWeight } from "../../src/ops/frozen-weight.ts";
 import { matrix } from "../../src/tensor/tensor.ts";
-import { adapterConfig, CASE_NAMES, fixtureParameters, fixtureTensor, rankRows, readCase } from "./fixture.ts";
+import { adapterConfig, CASE_NAMES, fixtureParameters, fixtureTensor, LINEARS, rankRows, readCase } from "./fixture.ts";
 import { Lab, packed, SETTINGS } from "./lab.ts";
 import { printRow, relativeError, short, tensorError, worstOf } from "./measure.ts";
 
@@ -21,8 +20,8 @@ for (const setting of SETTINGS) {
         await using lab = await Lab.open(fixture, setting);
         const digests: Record<string, string> = {};
         for (const [layer, { linears }] of lab.model.layers.entries())
-          for (const linear of LINEAR_NAMES)
-            digests[`model.layers.${layer}.${modulePath(linear)}.weight`] = await digestOf(lab, linears[linear].weight);
+          for (const [name, module] of LINEARS)
+            digests[`model.layers.${layer}.${module}.weight`] = await digestOf(lab, linears[name]!.weight);
         expect(Object.keys(digests)).toHaveLength(2 * 7);
         expect(digests).toEqual(fixture.dequantizedSha256);
       });

@@ -9,8 +9,8 @@ import { openCheckpoint } from "../../src/formats/checkpoint.ts";
 import { toF32 } from "../../src/formats/float-convert.ts";
 import { openFile, openFolder } from "../../src/formats/node-files.ts";
 import { bytesOf, openSafetensors, type SafetensorsFile } from "../../src/formats/safetensors.ts";
-import { parseModelConfig } from "../../src/model/config.ts";
-import { type FrozenModel, LINEAR_NAMES } from "../../src/model/frozen-model.ts";
+import type { FrozenModel } from "../../src/model/frozen-model.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { CODE_BOOKS, dynamicMap } from "../../src/ops/code-books.ts";
 import type { BlockScales, FourBitWeight } from "../../src/ops/frozen-weight.ts";
 import { findQuantState, readStoredFourBit, type TensorLookup } from "../../src/quant/bitsandbytes.ts";
@@ -242,9 +242,9 @@ describe.each(BACKENDS)("%s", async (backendName) => {
       let differentCodes = 0;
       let differentScales = 0;
       for (const [i, layer] of theirs.layers.entries())
-        for (const linear of LINEAR_NAMES) {
-          const a = layer.linears[linear].weight as FourBitWeight;
-          const b = ours.layers[i]!.linears[linear].weight as FourBitWeight;
+        for (const [linear, { weight }] of Object.entries(layer.linears)) {
+          const a = weight as FourBitWeight;
+          const b = ours.layers[i]!.linears[linear]!.weight as FourBitWeight;
           const values = a.rows * a.cols;
           differentCodes += differingCodes(
             format,

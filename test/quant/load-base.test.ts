@@ -2,8 +2,9 @@ import { expect, test } from "vitest";
 import { ReferenceBackend } from "../../src/backends/reference/reference.ts";
 import { QdlError } from "../../src/errors.ts";
 import { openCheckpoint } from "../../src/formats/checkpoint.ts";
-import { parseModelConfig } from "../../src/model/config.ts";
-import { type FrozenModel, LINEAR_NAMES, linearShapes, modulePath } from "../../src/model/frozen-model.ts";
+import { linearPath } from "../../src/model/families/index.ts";
+import type { FrozenModel } from "../../src/model/frozen-model.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { dynamicMap } from "../../src/ops/code-books.ts";
 import { type BaseFormat, decodeWeight } from "../../src/ops/frozen-weight.ts";
 import { quantize4bit } from "../../src/ops/quantize-4bit.ts";
@@ -59,12 +60,13 @@ for (const format of FORMATS)
           const embedding = exact("model.embed_tokens.weight", config.vocabulary * config.hidden);
           expect(firstDifference(readMatrix(base.embedding), format === "f32" ? embedding : BF16(embedding))).toBe(-1);
           expect(base.head).not.toBe(base.embedding);
-          expect(firstDifference(readMatrix(base.finalNorm), exact("model.norm.weight", config.hidden))).toBe(-1);
+          expect(firstDifference(readMatrix(base.finalNorm.weight), exact("model.norm.weight", config.hidden))).toBe(
+            -1,
+          );
           for (const [i, layer] of base.layers.entries())
-            for (const name of LINEAR_NAMES) {
-              const { in: cols, out: rows } = linearShapes(config)[name];
-              const path = `model.layers.${i}.${modulePath(name)}`;
-              const { weight, bias } = layer.linears[name];
+            for (const { name, in: cols, out: rows } of config.block.linears) {
+              const path = linearPath("llama", i, name);
+              const { weight, bias } = layer.linears[name]!;
               const stored = exact(`${path}.weight`, rows * cols);
               expect(weight).toMatchObject({ format, rows, cols });
               const want = expected(stored, rows, cols, format, doubleQuant);
@@ -76,6 +78,7 @@ for (const format of FORMATS)
           expect(base.bytes).toBe(estimateBaseBytes({ config, format, doubleQuant, computeDtype: "f32" }));
           expect(base.identity).toEqual({
             ...IDENTITY,
+            family: "llama",
             format,
             blockSize: 64,
             doubleQuant: doubleQuant && (format === "nf4" || format === "fp4"),

@@ -6,7 +6,7 @@ import { openCheckpoint } from "../../src/formats/checkpoint.ts";
 import type { NodeFolder } from "../../src/formats/node-files.ts";
 import { bytesOf, encodeSafetensors, type TensorToWrite } from "../../src/formats/safetensors.ts";
 import { DTYPE_BITS } from "../../src/formats/safetensors-header.ts";
-import { parseModelConfig } from "../../src/model/config.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { loadBase } from "../../src/quant/load-base.ts";
 import { quantizeCheckpoint } from "../../src/quant/quantize-checkpoint.ts";
 import { temporaryFolder, writeTiny } from "./tiny-model.ts";

@@ -6,8 +6,9 @@ import { join } from "node:path";
 import { narrow, toF32 } from "../../src/formats/float-convert.ts";
 import { type NodeFolder, openFolder } from "../../src/formats/node-files.ts";
 import { bytesOf, encodeSafetensors, type TensorToWrite } from "../../src/formats/safetensors.ts";
-import { type ModelConfig, parseModelConfig } from "../../src/model/config.ts";
-import { LINEAR_NAMES, linearShapes, modulePath } from "../../src/model/frozen-model.ts";
+import type { ModelConfig } from "../../src/model/config.ts";
+import { linearPath } from "../../src/model/families/index.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 
 export interface TinyOptions {
   readonly dtype?: "F32" | "BF16" | "F16";
@@ -88,11 +89,10 @@ export function tinyTensors(options: TinyOptions, config: ModelConfig): TensorTo
   for (let i = 0; i < config.layers; i++) {
     add(`model.layers.${i}.input_layernorm.weight`, config.hidden);
     add(`model.layers.${i}.post_attention_layernorm.weight`, config.hidden);
-    for (const name of LINEAR_NAMES) {
-      const { in: cols, out: rows } = linearShapes(config)[name];
-      add(`model.layers.${i}.${modulePath(name)}.weight`, rows, cols);
-      if (config.attentionBias && modulePath(name).startsWith("self_attn"))
-        add(`model.layers.${i}.${modulePath(name)}.bias`, rows);
+    for (const { name, in: cols, out: rows, bias } of config.block.linears) {
+      const path = linearPath("llama", i, name);
+      add(`${path}.weight`, rows, cols);
+      if (bias) add(`${path}.bias`, rows);
     }
   }
   return tensors;

@@ -136,6 +136,7 @@ async function fixtureSubject(name: CaseName): Promise<Subject> {
     base: {
       name: fixture.model,
       revision: null,
+      family: "llama",
       sha256: unknown,
       format: baseFormat,
       blockSize: 64,

@@ -1,134 +1,102 @@
-// The Llama block: norm, grouped-query attention with rotary embedding, residual; norm, SwiGLU feed-forward, residual.
-// (arXiv 2302.13971; GQA arXiv 2305.13245.) Training and decoding differ only in how attention reads its keys.
+// Llama 1, 2 and 3.x, and what is built like them: TinyLlama, SmolLM2. (arXiv 2302.13971; GQA arXiv 2305.13245.)
 
-import type { RankRange } from "../../ops/rank-range.ts";
-import type { AdapterParameters, LinearAdapter } from "../adapter-parameters.ts";
-import type { FrozenLinear, FrozenModel, LinearName } from "../frozen-model.ts";
-import { linearShapes } from "../frozen-model.ts";
-import { type Call, call, Runtime, Value } from "../graph.ts";
+import { z } from "zod";
+import type { BlockOptions, ModelConfig } from "../config.ts";
+import type { ConfigProblems } from "../config-problems.ts";
+import { eosList, type Family, field, type TensorNames } from "./family.ts";
+import { ROPE_FIELDS, readRope } from "./rope.ts";
 
-/** Attention over rotated q, rotated k and v of one layer: emits its calls and returns the output [N, H·D]. */
-export type AttentionStrategy = (layer: number, q: Value, k: Value, v: Value, emit: (entry: Call) => void) => Value;
+const SCHEMA = z.object({
+  architectures: z.array(z.string()).nullish(),
+  vocab_size: field.count,
+  hidden_size: field.count,
+  num_hidden_layers: field.layers,
+  num_attention_heads: field.count,
+  num_key_value_heads: field.count.nullish(),
+  head_dim: field.count.nullish(),
+  intermediate_size: field.count,
+  hidden_act: field.oneOf("silu", "swish").default("silu"),
+  rms_norm_eps: field.eps.default(1e-6),
+  tie_word_embeddings: z.boolean().default(false),
+  ...ROPE_FIELDS,
+  attention_bias: z.boolean().default(false),
+  mlp_bias: z.boolean().default(false),
+  sliding_window: field.oneOf(null).optional(),
+  bos_token_id: field.tokenId.nullable().default(1),
+  eos_token_id: field.eosIds.default(2),
+});
 
-export interface BlockInput {
-  readonly model: FrozenModel;
-  readonly adapter: AdapterParameters;
-  readonly layer: number;
-  /** Residual stream, [N, C]. */
-  readonly x: Value;
-  /** cos and sin of the positions' angles, f32 [N, D]. */
-  readonly cosSin: Value;
-  readonly attention: AttentionStrategy;
-  /** null: none. */
-  readonly dropout: Dropout | null;
+export const LLAMA_TENSORS: TensorNames = {
+  inner: "model.",
+  embedding: "model.embed_tokens",
+  head: "lm_head",
+  finalNorm: "model.norm",
+  layers: "model.layers",
+  linears: {
+    q_proj: "self_attn.q_proj",
+    k_proj: "self_attn.k_proj",
+    v_proj: "self_attn.v_proj",
+    o_proj: "self_attn.o_proj",
+    gate_proj: "mlp.gate_proj",
+    up_proj: "mlp.up_proj",
+    down_proj: "mlp.down_proj",
+  },
+};
+
+type Sizes = Pick<ModelConfig, "hidden" | "heads" | "kvHeads" | "headDim" | "intermediate">;
+
+/** The block of Llama. `attentionBias`: of q, k and v, and of the output. */
+export function llamaBlock(
+  { hidden, heads, kvHeads, headDim, intermediate }: Sizes,
+  bias: { readonly qkv: boolean; readonly output: boolean; readonly mlp: boolean },
+): BlockOptions {
+  const [queries, keys] = [heads * headDim, kvHeads * headDim];
+  return {
+    norms: { attention: "input_layernorm", feedForward: "post_attention_layernorm" },
+    linears: [
+      { name: "q_proj", in: hidden, out: queries, bias: bias.qkv },
+      { name: "k_proj", in: hidden, out: keys, bias: bias.qkv },
+      { name: "v_proj", in: hidden, out: keys, bias: bias.qkv },
+      { name: "o_proj", in: queries, out: hidden, bias: bias.output },
+      { name: "gate_proj", in: hidden, out: intermediate, bias: bias.mlp },
+      { name: "up_proj", in: hidden, out: intermediate, bias: bias.mlp },
+      { name: "down_proj", in: intermediate, out: hidden, bias: bias.mlp },
+    ],
+    attention: {
+      ...{ query: "q_proj", key: "k_proj", value: "v_proj", output: "o_proj" },
+      ...{ scale: 1 / Math.sqrt(headDim), softCap: null },
+    },
+    feedForward: { gate: "gate_proj", up: "up_proj", down: "down_proj" },
+  };
 }
 
-/** Dropout on the input of every adapter, each with a mask of its own; the frozen base reads the whole input. */
-export interface Dropout {
-  readonly p: number;
-  readonly seed: number;
-  /** i32 [N, 2]: sample and position of each row. */
-  readonly rows: Value;
-}
-
-export interface Block {
-  readonly calls: readonly Call[];
-  readonly output: Value;
-  /** Values that cost little to compute again (norms, gating, dropout): the first to be dropped when memory is short. */
-  readonly cheap: readonly Value[];
-}
-
-/** Rank and scale of each row range; given when the list runs. */
-/** Optimizer step, for the masks of dropout. */
-export const STEP = new Runtime<number>("step");
-
-export const RANGES = new Runtime<readonly RankRange[]>("ranges");
-
-export function llamaBlock({ model, adapter, layer, x, cosSin, attention, dropout }: BlockInput): Block {
-  const { config, computeDtype } = model;
-  const frozen = model.layers[layer]!;
-  const shapes = linearShapes(config);
-  const calls: Call[] = [];
-  const emit = (entry: Call): void => void calls.push(entry);
-  const value = (name: string, cols: number): Value => new Value(`layer${layer}.${name}`, x.rows, cols, computeDtype);
-
-  const norm = (input: Value, weight: typeof frozen.attentionNorm, name: string): Value => {
-    const y = value(name, config.hidden);
-    const rstd = new Value(`layer${layer}.${name}.rstd`, x.rows, 1, "f32");
-    emit(call("rmsNorm", { x: input, weight, y, rstd, eps: config.normEps }));
-    return y;
-  };
-
-  const linearGroup = (
-    input: Value,
-    names: readonly LinearName[],
-    weights: readonly FrozenLinear[],
-    adapters: readonly (LinearAdapter | null)[],
-    suffix = "",
-  ): Value[] => {
-    const y = names.map((name) => value(`${name}${suffix}`, shapes[name].out));
-    emit(
-      call("adaptedLinears", {
-        x: input,
-        weights: weights.map(({ weight }) => weight),
-        biases: weights.map(({ bias }) => bias),
-        a: adapters.map((pair) => pair?.a ?? null),
-        b: adapters.map((pair) => pair?.b ?? null),
-        t: adapters.map((pair, i) => (pair ? value(`${names[i]}.t`, adapter.rankMax) : null)),
-        y,
-        ranges: RANGES,
-      }),
-    );
-    return y;
-  };
-
-  const linears = (input: Value, names: readonly LinearName[]): Value[] => {
-    const weights = names.map((name) => frozen.linears[name]);
-    const adapters = names.map((name) => adapter.linear(layer, name));
-    if (!dropout) return linearGroup(input, names, weights, adapters);
-    const base = linearGroup(
-      input,
-      names,
-      weights,
-      names.map(() => null),
-      ".base",
-    );
-    return names.map((name, i) => (adapters[i] ? sum(base[i]!, dropped(input, name, adapters[i]), name) : base[i]!));
-  };
-
-  const views: Value[] = [];
-  /** The adapter of one linear on its own dropped-out view of the input. */
-  const dropped = (input: Value, name: LinearName, pair: LinearAdapter): Value => {
-    const { p, seed, rows } = dropout!;
-    const view = value(`${name}.dropped`, input.cols);
-    views.push(view);
-    emit(call("dropout", { x: input, rows, y: view, p, seed, stream: `dropout/layers.${layer}.${name}`, step: STEP }));
-    const { in: cols, out } = shapes[name];
-    const alone: FrozenLinear = { weight: { format: "zero", rows: out, cols }, bias: null };
-    return linearGroup(view, [name], [alone], [pair], ".adapter")[0]!;
-  };
-
-  const rotate = (input: Value, name: string): Value => {
-    const y = value(name, input.cols);
-    emit(call("rope", { x: input, cosSin, y, direction: "forward" }));
-    return y;
-  };
-
-  const sum = (a: Value, b: Value, name: string): Value => {
-    const y = value(name, a.cols);
-    emit(call("add", { a, b, y }));
-    return y;
-  };
-
-  const h = norm(x, frozen.attentionNorm, "attentionNorm");
-  const [q, k, v] = linears(h, ["q_proj", "k_proj", "v_proj"]) as [Value, Value, Value];
-  const o = attention(layer, rotate(q, "q"), rotate(k, "k"), v, emit);
-  const [attended] = linears(o, ["o_proj"]) as [Value];
-  const middle = sum(x, attended, "middle");
-  const h2 = norm(middle, frozen.feedForwardNorm, "feedForwardNorm");
-  const [gate, up] = linears(h2, ["gate_proj", "up_proj"]) as [Value, Value];
-  const gated = value("gated", config.intermediate);
-  emit(call("swiglu", { gate, up, y: gated }));
-  const [down] = linears(gated, ["down_proj"]) as [Value];
-  return { calls, output: sum(middle, down, "output"), cheap: [h, h2, gated, ...views] };
-}
+export const llama: Family = {
+  architectures: ["LlamaForCausalLM"],
+  modelType: "llama",
+  tensors: LLAMA_TENSORS,
+  read(json: unknown, problems: ConfigProblems): ModelConfig {
+    const raw = problems.parse(SCHEMA, json);
+    const sizes = {
+      hidden: raw.hidden_size,
+      heads: raw.num_attention_heads,
+      kvHeads: raw.num_key_value_heads ?? raw.num_attention_heads,
+      headDim: raw.head_dim ?? raw.hidden_size / raw.num_attention_heads,
+      intermediate: raw.intermediate_size,
+    };
+    return {
+      family: "llama",
+      architecture: raw.architectures?.[0] ?? "LlamaForCausalLM",
+      vocabulary: raw.vocab_size,
+      ...sizes,
+      layers: raw.num_hidden_layers,
+      maxPositions: raw.max_position_embeddings,
+      tiedEmbeddings: raw.tie_word_embeddings,
+      norm: { kind: "rms", eps: raw.rms_norm_eps },
+      block: llamaBlock(sizes, { qkv: raw.attention_bias, output: raw.attention_bias, mlp: raw.mlp_bias }),
+      ropes: [readRope(raw, problems)],
+      perLayer: Array.from({ length: raw.num_hidden_layers }, () => ({ rope: 0, window: null })),
+      bosId: raw.bos_token_id,
+      eosIds: eosList(raw.eos_token_id),
+    };
+  },
+};

@@ -1,0 +1,18 @@
+// The families. A new one is a file beside this one, a line here, and its name in FAMILY_NAMES (model/config.ts).
+
+import type { FamilyName, LinearName } from "../config.ts";
+import type { Family } from "./family.ts";
+import { llama } from "./llama.ts";
+
+export const FAMILIES: Readonly<Record<FamilyName, Family>> = { llama };
+
+/** Every name that a linear has in some family. */
+export const KNOWN_LINEARS: readonly LinearName[] = [
+  ...new Set(Object.values(FAMILIES).flatMap(({ tensors }) => Object.keys(tensors.linears))),
+];
+
+/** Module path of a linear in its model: "model.layers.3.self_attn.q_proj". */
+export function linearPath(family: FamilyName, layer: number, name: LinearName): string {
+  const { layers, linears } = FAMILIES[family].tensors;
+  return `${layers}.${layer}.${linears[name]}`;
+}
