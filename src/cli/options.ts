@@ -165,14 +165,21 @@ export const OPTIONS = {
   topP: option(number(), "sample from the likeliest tokens that make up this probability", { default: 1 }),
   topK: option(integer(), "sample from so many likeliest tokens; 0: from all", { default: 0 }),
   system: option(text("text"), "system message of the chat"),
-  format: option(choice(["peft"]), "format of the export", { default: "peft" }),
+  format: option(choice(["peft", "merged"]), "format of the export", { default: "peft" }),
   dtype: option(
     dtypes(),
     "dtype of the exported weights, for all or by part of a tensor's name; the last that fits wins",
-    {
-      defaultText: "f32",
-    },
+    { defaultText: "peft: f32; merged: as the model has them" },
   ),
+  onto: option(
+    choice(["trained", "original"]),
+    "what merged adds the adapter to: the weights it was trained on (dequantised), or those of the model's files",
+    { default: "trained" },
+  ),
+  requantize: option(choice(["none", "nf4", "fp4"]), "quantise merged linears again, as bitsandbytes stores them", {
+    default: "none",
+  }),
+  shardSize: option(bytes(), "most bytes of one weights file of a merged model", { defaultText: "5GB" }),
   explain: option(flag(), "list every op and every planned buffer", { default: false }),
 } as const satisfies Record<string, OptionSpec<unknown>>;
 

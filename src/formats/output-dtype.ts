@@ -21,7 +21,11 @@ export const STORED: Readonly<Record<OutputDType, Extract<StoredDType, "F32" | "
 };
 
 /** The dtype of tensor `name`; `otherwise` if no rule speaks of it. */
-export function dtypeFor<T extends string>(rules: readonly DTypeRule[], name: string, otherwise: T): OutputDType | T {
+export function dtypeFor<T extends string | null>(
+  rules: readonly DTypeRule[],
+  name: string,
+  otherwise: T,
+): OutputDType | T {
   return rules.findLast(({ part }) => name.includes(part))?.dtype ?? otherwise;
 }
 

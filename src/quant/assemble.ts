@@ -37,7 +37,8 @@ export function assemble(
   return { embedding, head, finalNorm: norm(layout.finalNorm), layers };
 }
 
-function assembleWeight(
+/** A weight as views of `buffer`; `offset` is that of double quantisation. */
+export function assembleWeight(
   buffer: DeviceBuffer,
   rows: number,
   cols: number,

@@ -26,6 +26,7 @@ import {
 import { type BaseTensors, findBaseTensors, type StoredLinear, type StoredNorm } from "./base-tensors.ts";
 import { ChunkReader } from "./chunks.ts";
 import { embeddingDtypeOf, isFourBit } from "./estimate-base.ts";
+import { copiedParts } from "./four-bit-layout.ts";
 import { checkQuantizationConfig } from "./quantization-config.ts";
 import { type FourBitTarget, Quantizer } from "./quantizer.ts";
 import { settle } from "./staging.ts";
@@ -232,12 +233,7 @@ class Loader {
 
   async #copyFourBit({ weight }: StoredLinear, slots: WeightSlots): Promise<void> {
     if (weight.kind !== "4bit" || "values" in slots) throw new TypeError("the layout does not fit the stored weight");
-    const { scales } = weight;
-    const pairs: [StoredTensor, Slot][] = [[weight.codes, slots.codes]];
-    if (scales.kind === "plain" && slots.scales.kind === "plain") pairs.push([scales.absmax, slots.scales.absmax]);
-    if (scales.kind === "double" && slots.scales.kind === "double")
-      pairs.push([scales.codes, slots.scales.codes], [scales.absmax2, slots.scales.absmax2]);
-    for (const [tensor, slot] of pairs) {
+    for (const [tensor, slot] of copiedParts(weight, slots)) {
       await this.#uploader.bytes(tensor, this.#at(slot));
       this.#report(tensor.name, tensor.bytes);
     }

@@ -6,8 +6,8 @@
 
 import type { Backend } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
-import { type Checkpoint, COMPANION_FILES, SINGLE_FILE } from "../formats/checkpoint.ts";
-import { type FloatDType, toBf16Words } from "../formats/float-convert.ts";
+import { type Checkpoint, SINGLE_FILE } from "../formats/checkpoint.ts";
+import { type FloatDType, toBf16Words, toF32 } from "../formats/float-convert.ts";
 import type { Folder } from "../formats/folder.ts";
 import {
   bytesOf,
@@ -17,19 +17,22 @@ import {
   type TensorToWrite,
 } from "../formats/safetensors.ts";
 import { DTYPE_BITS, type StoredDType } from "../formats/safetensors-header.ts";
+import { copyCompanions } from "../formats/write-checkpoint.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { TensorNames } from "../model/families/family.ts";
 import { FAMILIES } from "../model/families/index.ts";
 import { dynamicMap, type FourBitFormat } from "../ops/code-books.ts";
 import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
-import type { DeviceBuffer } from "../tensor/tensor.ts";
-import { type Slot, Space, takeWeight, tensorAt } from "./base-layout.ts";
+import { type DeviceBuffer, matrix } from "../tensor/tensor.ts";
+import type { Slot } from "./base-layout.ts";
 import { type BaseTensors, findBaseTensors, type StoredLinear } from "./base-tensors.ts";
 import { codeBookBytes, encodeState, QUANT_STATE, type StateToWrite, stateLength } from "./bitsandbytes.ts";
 import { CHUNK_BYTES } from "./chunks.ts";
+import { ErrorSums } from "./error-sums.ts";
+import { type FourBitLayout, layOutFourBit, storedOffset } from "./four-bit-layout.ts";
 import type { LoadProgress } from "./load-base.ts";
 import { checkQuantizationConfig, quantizationConfig } from "./quantization-config.ts";
-import { type FourBitTarget, Quantizer } from "./quantizer.ts";
+import { Quantizer } from "./quantizer.ts";
 import { requireFinite } from "./upload.ts";
 
 export interface QuantizeOptions {
@@ -42,6 +45,8 @@ export interface QuantizeOptions {
   readonly format?: FourBitFormat | undefined;
   /** Default true. */
   readonly doubleQuant?: boolean | undefined;
+  /** Also measure how far the 4-bit weights are from their source: one more pass over them. Default false. */
+  readonly measureError?: boolean | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
@@ -50,6 +55,8 @@ export interface QuantizeResult {
   readonly sourceBytes: number;
   readonly bytes: number;
   readonly files: readonly string[];
+  /** ‖W₄ − W‖ / ‖W‖ over all linears, and ‖W₄ − W‖; null if not measured. */
+  readonly error: { readonly relative: number; readonly norm: number } | null;
 }
 
 /**
@@ -75,6 +82,7 @@ export async function quantizeCheckpoint(options: QuantizeOptions): Promise<Quan
       sourceBytes: writer.totalBytes,
       bytes: toWrite.reduce((bytes, { dtype, shape }) => bytes + storedBytes(dtype, shape), 0),
       files: [SINGLE_FILE, ...copied, "config.json"],
+      error: options.measureError ? { relative: writer.error.relative, norm: writer.error.norm } : null,
     };
   } finally {
     writer.dispose();
@@ -97,16 +105,6 @@ function requireDense(checkpoint: Checkpoint, linears: readonly StoredLinear[]):
       hint: "The model can be used as it is.",
       details: { path: checkpoint.name, module: found.path },
     });
-}
-
-async function copyCompanions(from: Folder, to: Folder): Promise<string[]> {
-  const copied: string[] = [];
-  for (const name of COMPANION_FILES)
-    if (await from.exists(name)) {
-      await to.write(name, await from.read(name));
-      copied.push(name);
-    }
-  return copied;
 }
 
 type StateDType = StateToWrite["dtype"];
@@ -155,19 +153,9 @@ function storedWeight({ weight, path }: StoredLinear): DenseTensor {
 
 const sum = (tensors: readonly DenseTensor[]): number => tensors.reduce((bytes, { tensor }) => bytes + tensor.bytes, 0);
 
-/** Where the parts of one quantised linear lie in the buffer that they are read back from. */
-interface Parts {
-  readonly codes: Slot;
-  /** F32 under plain scales, U8 codes under double quantisation. */
-  readonly absmax: Slot;
-  readonly absmax2: Slot | null;
-  readonly offset: Slot | null;
-  readonly target: (buffer: DeviceBuffer) => FourBitTarget;
-  readonly bytes: number;
-}
-
 class LinearWriter {
   readonly totalBytes: number;
+  readonly error = new ErrorSums();
   readonly #options: QuantizeOptions;
   readonly #format: FourBitFormat;
   readonly #doubleQuant: boolean;
@@ -196,31 +184,35 @@ class LinearWriter {
 
   /** The tensors of one linear, in the order of the file. */
   parts(linear: StoredLinear): TensorToWrite[] {
-    const parts = this.#layOut(linear);
+    const layout = this.#layOut(linear);
+    const { slots, offset } = layout;
+    const { scales } = slots;
+    const absmaxSlot = scales.kind === "plain" ? scales.absmax : scales.codes;
     const name = `${linear.path}.weight`;
     const { rows, cols } = linear;
-    const state = { format: this.#format, rows, cols, dtype: this.dtype(linear), offset: parts.offset ? 0 : null };
-    const quantised = (slot: Slot) => this.#part(linear, parts, slot);
+    const state = { format: this.#format, rows, cols, dtype: this.dtype(linear), offset: offset ? 0 : null };
+    const quantised = (slot: Slot) => this.#part(linear, layout, slot);
     const map = codeBookBytes(this.#format);
     const wide: TensorToWrite[] = [{ name: `${name}.quant_map`, dtype: "F32", shape: [16], content: map }];
     const absmax: TensorToWrite = {
       name: `${name}.absmax`,
-      dtype: parts.offset ? "U8" : "F32",
-      shape: [parts.absmax.cols],
-      content: quantised(parts.absmax),
+      dtype: offset ? "U8" : "F32",
+      shape: [absmaxSlot.cols],
+      content: quantised(absmaxSlot),
     };
     const narrow: TensorToWrite[] = [];
-    if (parts.absmax2) {
-      const { absmax2 } = parts;
+    if (scales.kind === "double") {
+      const { absmax2 } = scales;
       wide.push({ name: `${name}.nested_absmax`, dtype: "F32", shape: [absmax2.cols], content: quantised(absmax2) });
       wide.push({ name: `${name}.nested_quant_map`, dtype: "F32", shape: [256], content: bytesOf(this.#map) });
       narrow.push(absmax);
     } else wide.push(absmax);
-    narrow.push({ name, dtype: "U8", shape: [parts.codes.cols, 1], content: quantised(parts.codes) });
+    narrow.push({ name, dtype: "U8", shape: [slots.codes.cols, 1], content: quantised(slots.codes) });
     const before = [...wide, ...narrow].reduce((bytes, { dtype, shape }) => bytes + storedBytes(dtype, shape), 0);
     const length = stateLength(state, before);
     const content = async function* (this: LinearWriter) {
-      yield encodeState({ ...state, offset: await this.#offset(linear, parts) }, length);
+      const bytes = await this.#quantised(linear, layout);
+      yield encodeState({ ...state, offset: offset && storedOffset(layout, bytes) }, length);
     }.bind(this);
     return [...wide, ...narrow, { name: name + QUANT_STATE + this.#format, dtype: "U8", shape: [length], content }];
   }
@@ -239,67 +231,53 @@ class LinearWriter {
     return { name, dtype, shape: tensor.shape, content };
   }
 
-  #layOut({ rows, cols }: StoredLinear): Parts {
-    const space = new Space();
-    const map = this.#doubleQuant ? space.take("f32", 1, 256) : null;
-    const offset = this.#doubleQuant ? space.take("f32", 1, 1) : null;
-    const weight = takeWeight(space, rows, cols, { format: this.#format, map: map && 0 }, map ? [map] : []);
-    if ("values" in weight) throw new TypeError("a 4-bit weight was laid out as a dense one");
-    const { format, codes, scales } = weight;
-    const target = (buffer: DeviceBuffer): FourBitTarget => {
-      const at = (slot: Slot) => tensorAt(buffer, slot);
-      if (scales.kind === "plain")
-        return { format, codes: at(codes), scales: { kind: "plain", absmax: at(scales.absmax) } };
-      return {
-        format,
-        codes: at(codes),
-        scales: {
-          kind: "double",
-          codes: at(scales.codes),
-          absmax2: at(scales.absmax2),
-          map: at(scales.map),
-          offset: at(offset!),
-        },
-      };
-    };
-    const absmax = scales.kind === "plain" ? scales.absmax : scales.codes;
-    return {
-      codes,
-      absmax,
-      absmax2: scales.kind === "plain" ? null : scales.absmax2,
-      offset,
-      target,
-      bytes: space.bytes,
-    };
+  #layOut(linear: StoredLinear): FourBitLayout {
+    return layOutFourBit(linear, this.#format, this.#doubleQuant);
   }
 
-  #part(linear: StoredLinear, parts: Parts, slot: Slot): () => AsyncIterable<Uint8Array> {
+  #part(linear: StoredLinear, layout: FourBitLayout, slot: Slot): () => AsyncIterable<Uint8Array> {
     const bytes = slot.rows * slot.cols * BYTES_PER_ELEMENT[slot.dtype];
     return async function* (this: LinearWriter) {
-      yield (await this.#quantised(linear, parts)).subarray(slot.offset, slot.offset + bytes);
+      yield (await this.#quantised(linear, layout)).subarray(slot.offset, slot.offset + bytes);
     }.bind(this);
   }
 
-  async #offset(linear: StoredLinear, parts: Parts): Promise<number | null> {
-    if (!parts.offset) return null;
-    const bytes = await this.#quantised(linear, parts);
-    return new DataView(bytes.buffer, bytes.byteOffset + parts.offset.offset, 4).getFloat32(0, true);
-  }
-
   /** All parts of the linear in one piece, quantised when the first of them is asked for. */
-  async #quantised(linear: StoredLinear, parts: Parts): Promise<Uint8Array> {
+  async #quantised(linear: StoredLinear, layout: FourBitLayout): Promise<Uint8Array> {
     if (this.#current?.path === linear.path) return this.#current.bytes;
     const { backend } = this.#options;
-    const buffer = backend.alloc(parts.bytes, `quantised ${linear.path}`);
+    const buffer = backend.alloc(layout.bytes, `quantised ${linear.path}`);
     try {
       if (this.#doubleQuant) backend.write(buffer, 0, bytesOf(this.#map));
-      await this.#quantizer.quantize(linear, parts.target(buffer));
-      this.#current = { path: linear.path, bytes: await backend.read(buffer, 0, parts.bytes) };
+      await this.#quantizer.quantize(linear, layout.target(buffer));
+      this.#current = { path: linear.path, bytes: await backend.read(buffer, 0, layout.bytes) };
+      if (this.#options.measureError) await this.#measure(linear, layout, buffer);
     } finally {
       buffer.dispose();
     }
     this.#report(storedWeight(linear).tensor);
     return this.#current.bytes;
+  }
+
+  /** Compares the quantised weight in `buffer` with its source, chunk by chunk. */
+  async #measure(linear: StoredLinear, layout: FourBitLayout, buffer: DeviceBuffer): Promise<void> {
+    const { backend } = this.#options;
+    const { rows, cols } = linear;
+    const { tensor } = storedWeight(linear);
+    const offset = storedOffset(layout, this.#current!.bytes);
+    const values = backend.alloc(rows * cols * 4, `dequantised ${linear.path}`);
+    try {
+      backend.run("dequantize", { weight: layout.weight(buffer, offset), y: matrix(values, "f32", rows, cols) });
+      const elementBytes = DTYPE_BITS[tensor.dtype] / 8;
+      for (let at = 0; at < tensor.bytes; at += CHUNK_BYTES) {
+        const length = Math.min(CHUNK_BYTES, tensor.bytes - at);
+        const exact = toF32(tensor.dtype as FloatDType, await tensor.read(at, length));
+        const stored = await backend.read(values, (at / elementBytes) * 4, exact.length * 4);
+        this.error.add(exact, toF32("F32", stored));
+      }
+    } finally {
+      values.dispose();
+    }
   }
 
   #report(tensor: StoredTensor): void {

@@ -8,12 +8,12 @@ import { bytesOf, type StoredTensor } from "../formats/safetensors.ts";
 import { DTYPE_BITS } from "../formats/safetensors-header.ts";
 import type { FourBitFormat } from "../ops/code-books.ts";
 import { QUANT_BLOCK } from "../ops/frozen-weight.ts";
-import type { ArgsOf, OpName } from "../ops/index.ts";
+import type { ArgsOf } from "../ops/index.ts";
 import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
 import { matrix, type Tensor } from "../tensor/tensor.ts";
 import type { StoredLinear } from "./base-tensors.ts";
 import { type Chunk, ChunkReader } from "./chunks.ts";
-import { Staging } from "./staging.ts";
+import { runStaged, Staging } from "./staging.ts";
 import { requireFinite } from "./upload.ts";
 
 /** Where the parts of a 4-bit weight go. */
@@ -55,7 +55,13 @@ export class Quantizer {
       await this.#chunk(weight.tensor, chunk, { format, codes, absmax });
     if (scales.kind === "plain") return;
     const { map, absmax2, offset } = scales;
-    await this.#run("quantizeScales", { absmax, map, codes: scales.codes, absmax2, offset });
+    await runStaged(this.#backend, this.#scratch, "quantizeScales", {
+      absmax,
+      map,
+      codes: scales.codes,
+      absmax2,
+      offset,
+    });
   }
 
   dispose(): void {
@@ -71,7 +77,7 @@ export class Quantizer {
     const buffer = await this.#values.atLeast(values * BYTES_PER_ELEMENT[dtype]);
     this.#backend.write(buffer, 0, stored === "BF16" ? bytes : bytesOf(toF32(stored, bytes)));
     const absmax = part(whole.absmax, first / QUANT_BLOCK, Math.ceil(values / QUANT_BLOCK));
-    await this.#run("quantize4bit", {
+    await runStaged(this.#backend, this.#scratch, "quantize4bit", {
       w: matrix(buffer, dtype, 1, values),
       codes: part(whole.codes, first / 2, Math.ceil(values / 2)),
       absmax,
@@ -84,12 +90,6 @@ export class Quantizer {
   async #stagedAbsmax(values: number): Promise<Tensor> {
     const blocks = Math.ceil(values / QUANT_BLOCK);
     return matrix(await this.#absmax.atLeast(blocks * 4), "f32", 1, blocks);
-  }
-
-  async #run<K extends OpName>(op: K, args: ArgsOf<K>): Promise<void> {
-    const bytes = this.#backend.scratchBytes(op, args);
-    const scratch = bytes === 0 ? null : matrix(await this.#scratch.atLeast(bytes), "u8", 1, bytes);
-    this.#backend.run(op, args, scratch);
   }
 }
 

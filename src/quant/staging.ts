@@ -1,7 +1,8 @@
 // Device memory that work passes through: one buffer that grows to the largest piece so far and is used again and again.
 
 import type { Backend } from "../backends/backend.ts";
-import type { DeviceBuffer } from "../tensor/tensor.ts";
+import type { ArgsOf, OpName } from "../ops/index.ts";
+import { type DeviceBuffer, matrix } from "../tensor/tensor.ts";
 
 /** One buffer that grows. It is replaced only after the work that uses it is done. */
 export class Staging {
@@ -27,6 +28,17 @@ export class Staging {
     this.#buffer?.dispose();
     this.#buffer = null;
   }
+}
+
+/** Runs an op whose scratch comes from `scratch`. Throws MEMORY_EXCEEDED and what `Backend.run` throws. */
+export async function runStaged<K extends OpName>(
+  backend: Backend,
+  scratch: Staging,
+  op: K,
+  args: ArgsOf<K>,
+): Promise<void> {
+  const bytes = backend.scratchBytes(op, args);
+  backend.run(op, args, bytes === 0 ? null : matrix(await scratch.atLeast(bytes), "u8", 1, bytes));
 }
 
 /** Waits for all enqueued work: reading back is what waits. */

@@ -18,10 +18,20 @@ export interface SliceSettings {
   readonly dtype?: OutputDType | readonly DTypeRule[];
 }
 
+/** How far merged linears are from W + s·B·A because they were rounded or quantised again. */
+export interface MergeError {
+  /** As a share of the norm of W + s·B·A over all linears. */
+  readonly relative: number;
+  /** As a share of the norm of s·B·A: from about 1 on, the adapter's share is lost. */
+  readonly ofUpdate: number;
+}
+
 /** What a format puts into a folder beside the card. */
 export interface WrittenSlice extends Pick<ModelCard, "library" | "holds" | "uses"> {
   /** Bytes of the weights. */
   readonly bytes: number;
+  /** Of merged weights. */
+  readonly error?: MergeError;
 }
 
 /** Writes one slice in one format into a new folder. */

@@ -52,7 +52,8 @@ export function rankOrLargest(rank: number | undefined, rankMax: number): number
   return rank ?? rankMax;
 }
 
-function rememberedBase(base: BaseIdentity): string {
+/** The base that an adapter was trained on, as a user would name it. Throws CONFIG_INVALID if it has no hub id. */
+export function rememberedBase(base: BaseIdentity): string {
   if (base.name === BUNDLED_BASE_NAME) return base.name;
   if (base.name.includes("/")) return base.revision ? `${base.name}@${base.revision}` : base.name;
   throwProblems("adapter", [

@@ -140,6 +140,40 @@ describe("eval and export", () => {
     expect(header.match(/lora_B\.weight":\{"dtype":"F16"/g)).toHaveLength(7);
   });
 
+  test("merged into what it was trained on it says the same without an adapter; quantised again it is a 4-bit model", async () => {
+    const flags = ["--format", "merged", "--rank", "2", "--model", project.path("model"), "--backend", "reference"];
+    const merged = await qdylora([
+      "export",
+      project.path("run"),
+      ...flags,
+      "--output",
+      project.path("merged"),
+      "--json",
+    ]);
+    expect(merged.code, merged.err).toBe(0);
+    const [exported] = (JSON.parse(merged.out) as { ranks: { error: { relative: number; ofUpdate: number } }[] }).ranks;
+    // Stored in f32, as the model is.
+    expect(exported!.error).toEqual({ relative: 0, ofUpdate: 0 });
+    const say = async (...more: string[]) => {
+      const common = ["--prompt", "say dog:", "--max-new-tokens", "12", "--backend", "reference", "--json"];
+      const { out, code } = await qdylora(["generate", ...more, ...common]);
+      expect(code).toBe(0);
+      return json(out).text;
+    };
+    const whole = await say(project.path("run"), "--rank", "2", "--model", project.path("model"));
+    expect(whole).not.toBe("");
+    expect(await say("--model", project.path("merged"), "--base-format", "f32")).toBe(whole);
+    expect(project.read("merged/README.md")).toContain("library_name: transformers");
+    expect(project.read("merged/tokenizer.json")).toBe(project.read("model/tokenizer.json"));
+
+    const again = [...flags, "--onto", "original", "--requantize", "nf4", "--output", project.path("merged-nf4")];
+    const quantised = await qdylora(["export", project.path("run"), ...again]);
+    expect(quantised.code, quantised.err).toBe(0);
+    expect(quantised.out).toMatch(/off by \d+\.\d\d % of their norm, \d+\.\d\d % of the adapter's share/);
+    expect(JSON.parse(project.read("merged-nf4/config.json"))).toHaveProperty("quantization_config");
+    expect(await say("--model", project.path("merged-nf4"))).not.toBe("");
+  });
+
   test("writes a report where it is told to", async () => {
     const { code } = await qdylora([
       "eval",

@@ -40,6 +40,10 @@ const use = (p: TinyProject, ...more: string[]): string[] => [
   ...REFERENCE,
   ...more,
 ];
+const merge = (p: TinyProject, ...more: string[]): string[] => [
+  ...["export", p.path("run"), "--format", "merged", "--onto", "original", "--model", p.path("model")],
+  ...["--output", p.path("new"), ...REFERENCE, ...more],
+];
 const file = (name: string, content: string) => (p: TinyProject) => p.write(name, content);
 /** A safetensors file with this header, and no data. */
 const header = (text: string) => (p: TinyProject) => {
@@ -174,6 +178,18 @@ const CASES: readonly Case[] = [
     code: "CONFIG_INVALID",
     argv: (p) => ["export", p.path("run"), "--rank", "1", "--ranks", "1,2", "--output", p.path("new")],
     says: "not both",
+  },
+  {
+    name: "settings of a merge for another format",
+    code: "CONFIG_INVALID",
+    argv: (p) => ["export", p.path("run"), "--onto", "original", "--threads", "2", "--output", p.path("new")],
+    says: /2 settings.*onto.*threads/s,
+  },
+  {
+    name: "merging into a base that is not named",
+    code: "CONFIG_INVALID",
+    argv: (p) => ["export", p.path("run"), "--format", "merged", "--output", p.path("new"), ...REFERENCE],
+    says: "--model",
   },
   {
     name: "a dtype that does not exist",
@@ -442,6 +458,20 @@ const CASES: readonly Case[] = [
     spoil: weights((t) => void new Float32Array((t.get(Q_PROJ)!.content as Uint8Array).buffer).fill(0.5, 7, 8)),
     argv: use,
     says: "--force-base",
+  },
+  {
+    name: "merging into another base",
+    code: "ADAPTER_BASE_MISMATCH",
+    spoil: weights((t) => void new Float32Array((t.get(Q_PROJ)!.content as Uint8Array).buffer).fill(0.5, 7, 8)),
+    argv: (p) => merge(p),
+    says: "--force-base",
+  },
+  {
+    name: "merged weights that do not fit f16",
+    code: "TENSOR_NONFINITE",
+    argv: (p) => merge(p, "--dtype", "f16", "--force-base"),
+    spoil: weights((t) => void new Float32Array((t.get(Q_PROJ)!.content as Uint8Array).buffer).fill(1e6, 7, 8)),
+    says: /1000000 .*f16.*--dtype/s,
   },
   {
     name: "a run folder in use",
