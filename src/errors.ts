@@ -42,6 +42,7 @@ export const ERROR_CODES = {
 
   BACKEND_UNAVAILABLE: { exit: 7, meaning: "The backend that was asked for cannot be opened on this machine." },
   OP_UNSUPPORTED: { exit: 7, meaning: "The backend has no kernel for an op or a dtype that the model needs." },
+  DEVICE_FAILED: { exit: 7, meaning: "The device reported an error while it was working; its results are lost." },
   MEMORY_EXCEEDED: { exit: 7, meaning: "The run needs more memory than the budget or the device has." },
 
   HUB_OFFLINE: { exit: 8, meaning: "The hub cannot be reached and the model is not in the local cache." },

@@ -13,4 +13,9 @@ export const VERIFY_CHECKS = [
     what: "the kernel library for 64-bit Arm obeys the contract on emulated CPUs, with and without bf16 products",
     needs: "Debian's g++-aarch64-linux-gnu and qemu-user",
   },
+  {
+    script: "verify:cuda",
+    what: "the cuda backend obeys the contract on a GPU",
+    needs: "an NVIDIA GPU of generation sm_80 or newer, its driver, NVRTC and cuBLASLt",
+  },
 ];

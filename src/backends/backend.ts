@@ -43,6 +43,8 @@ export interface Backend extends AsyncDisposable {
   readonly name: string;
   /** One line for people and provenance: device, instruction set, threads. */
   readonly description: string;
+  /** Libraries of others that are in use, each with its version and where it was found. */
+  readonly libraries?: readonly string[];
   /** What changes bits between machines ("avx512bf16"); part of the resume check. */
   readonly instructionSet: string;
   /** The fastest dtype of activations here. */

@@ -11,14 +11,17 @@ import type { Backend, Kernel, Unsupported, Wish } from "./backend.ts";
 export class BufferLedger {
   readonly #owner: string;
   readonly #limitBytes: number;
+  readonly #free: () => string;
   readonly #live = new Set<DeviceBuffer>();
   #allocatedBytes = 0;
   #peakBytes = 0;
   #closed = false;
 
-  constructor(owner: string, limitBytes = Number.POSITIVE_INFINITY) {
+  /** `free` says what the device itself reports as free, for the error. */
+  constructor(owner: string, limitBytes = Number.POSITIVE_INFINITY, free: () => string = () => "") {
     this.#owner = owner;
     this.#limitBytes = limitBytes;
+    this.#free = free;
   }
 
   get allocatedBytes(): number {
@@ -40,6 +43,8 @@ export class BufferLedger {
     try {
       buffer = allocate();
     } catch (cause) {
+      // What has a code already is no want of memory: a device that failed, for instance.
+      if (cause instanceof QdlError) throw cause;
       throw this.#exceeded(bytes, label, cause);
     }
     this.#live.add(buffer);
@@ -86,7 +91,7 @@ export class BufferLedger {
 
   #exceeded(bytes: number, label: string, cause?: unknown): QdlError {
     const limit = Number.isFinite(this.#limitBytes) ? ` of at most ${this.#limitBytes}` : "";
-    const message = `${this.#owner}: ${bytes} bytes for "${label}" do not fit: ${this.#allocatedBytes} bytes${limit} are in use`;
+    const message = `${this.#owner}: ${bytes} bytes for "${label}" do not fit: ${this.#allocatedBytes} bytes${limit} are in use${this.#free()}`;
     return new QdlError("MEMORY_EXCEEDED", message, {
       details: { bytes, label, allocatedBytes: this.#allocatedBytes },
       cause,

@@ -137,9 +137,11 @@ export const OPTIONS = {
   compute: option(choice(["auto", "bf16", "f32"]), "dtype of activations; auto: the fastest of the device", {
     default: D.compute,
   }),
-  backend: option(choice(["cpu", "reference"]), "what computes: native CPU kernels, or the slow exact reference", {
-    default: "cpu",
-  }),
+  backend: option(
+    choice(["cpu", "cuda", "reference"]),
+    "what computes: native CPU kernels, an NVIDIA GPU, or the slow exact reference",
+    { default: "cpu" },
+  ),
   threads: option(integer(), "CPU threads", { defaultText: "all cores" }),
   isa: option(
     choice(["auto", "baseline", "avx2", "avx512", "avx512bf16", "neon", "neonbf16"]),
@@ -148,6 +150,12 @@ export const OPTIONS = {
       default: "auto",
     },
   ),
+  device: option(integer("n"), "which GPU of the cuda backend, as nvidia-smi counts those that are visible", {
+    default: 0,
+  }),
+  deterministic: option(flag(), "cuda: take the library's first choice of algorithms instead of timing them", {
+    default: false,
+  }),
 
   // Using an adapter
   rank: option(integer("b"), "rank to use, 1 to the adapter's largest; 0: the base alone", {

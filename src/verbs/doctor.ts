@@ -11,6 +11,8 @@ import { version } from "./version.ts";
 export interface Finding {
   readonly name: string;
   readonly ok: boolean;
+  /** false: qdylora runs without it, and more slowly. */
+  readonly needed: boolean;
   readonly detail: string;
   /** What to do, where something is wrong. */
   readonly hint: string | null;
@@ -25,10 +27,14 @@ const OLDEST_NODE = [20, 19] as const;
 
 /** Looks at Node, memory, every backend and the bundled base. Uses no network. Throws nothing. */
 export async function doctor(): Promise<Diagnosis> {
-  const findings = [{ name: "qdylora", ok: true, detail: version, hint: null }, nodeFinding(), machineFinding()];
+  const findings = [
+    { name: "qdylora", ok: true, needed: true, detail: version, hint: null },
+    nodeFinding(),
+    machineFinding(),
+  ];
   for (const name of BACKEND_NAMES) findings.push(await backendFinding(name));
   findings.push(await bundledFinding());
-  return { ok: findings.every(({ ok }) => ok), findings };
+  return { ok: findings.every(({ ok, needed }) => ok || !needed), findings };
 }
 
 function nodeFinding(): Finding {
@@ -37,6 +43,7 @@ function nodeFinding(): Finding {
   return {
     name: "node",
     ok,
+    needed: true,
     detail: process.version,
     hint: ok ? null : `Install Node ${OLDEST_NODE.join(".")} or newer.`,
   };
@@ -47,6 +54,7 @@ function machineFinding(): Finding {
   return {
     name: "machine",
     ok: true,
+    needed: true,
     detail: `${process.platform} ${process.arch}, ${availableParallelism()} cores, ${gib} GiB of memory`,
     hint: null,
   };
@@ -54,17 +62,21 @@ function machineFinding(): Finding {
 
 async function backendFinding(backend: (typeof BACKEND_NAMES)[number]): Promise<Finding> {
   const name = `backend ${backend}`;
+  // A GPU is a choice; the others run everywhere.
+  const needed = backend !== "cuda";
   try {
     await using opened = await openBackend(backend);
-    return { name, ok: true, detail: opened.description, hint: null };
+    const detail = [opened.description, ...(opened.libraries ?? [])].join("; ");
+    return { name, ok: true, needed, detail, hint: null };
   } catch (error) {
     const hint = error instanceof QdlError ? (error.hint ?? null) : null;
-    return { name, ok: false, detail: error instanceof Error ? error.message : String(error), hint };
+    return { name, ok: false, needed, detail: error instanceof Error ? error.message : String(error), hint };
   }
 }
 
 async function bundledFinding(): Promise<Finding> {
   const found = await stat(join(bundledBase(), "config.json")).catch(() => null);
   const hint = found ? null : "Install the package again: `npm ci` in a clone, or `npm install qdylora`.";
-  return { name: "bundled base", ok: found !== null, detail: found ? "present" : `missing at ${bundledBase()}`, hint };
+  const detail = found ? "present" : `missing at ${bundledBase()}`;
+  return { name: "bundled base", ok: found !== null, needed: true, detail, hint };
 }

@@ -11,14 +11,26 @@ export interface DeviceSettings {
   readonly threads?: number;
   /** Instruction set of the CPU backend. Default: the best that this machine has. */
   readonly isa?: string;
+  /** Number of the GPU of the cuda backend. Default: 0. */
+  readonly device?: number;
+  /** cuda: take the library's first choice of algorithms instead of timing them. Default: false. */
+  readonly deterministic?: boolean;
 }
 
 /** Throws CONFIG_INVALID, BACKEND_UNAVAILABLE. The caller disposes it. */
-export async function openDevice({ backend = "cpu", threads, isa }: DeviceSettings): Promise<Backend> {
+export async function openDevice({
+  backend = "cpu",
+  threads,
+  isa,
+  device,
+  deterministic,
+}: DeviceSettings): Promise<Backend> {
   if (threads !== undefined && !(Number.isSafeInteger(threads) && threads >= 1))
     throwProblems("device", [{ key: "threads", got: threads, expected: "a whole number from 1" }]);
   return openBackend(backend, {
     ...(threads === undefined ? {} : { threads }),
     ...(isa === undefined || isa === "auto" ? {} : { isa }),
+    ...(device === undefined ? {} : { device }),
+    ...(deterministic === undefined ? {} : { deterministic }),
   });
 }

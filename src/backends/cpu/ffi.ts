@@ -1,10 +1,7 @@
-// The C interface of the kernel library (kernels/library.cc), through koffi. The only file that knows koffi. A call costs
+// The C interface of the kernel library (kernels/library.cc), through koffi. A call costs
 // about 0.1 µs. Addresses are plain numbers: user space ends far below 2^53.
 
-import koffi from "koffi";
-
-// koffi runs C code on a stack of its own; kernels keep some tens of KiB there.
-koffi.config({ sync_stack_size: 4 << 20 });
+import { koffi } from "../native.ts";
 
 export interface NativeLibrary {
   /** Name of the variant with this number; null behind the last. */

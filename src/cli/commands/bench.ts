@@ -4,6 +4,7 @@ import { percent } from "../../report/report.ts";
 import { type BenchSettings, benchGenerate, benchOps, benchTrain } from "../../verbs/bench.ts";
 import { defineCommand } from "../command.ts";
 import { table } from "../style.ts";
+import { BACKEND_OPTIONS } from "./shared.ts";
 
 const KINDS = ["ops", "train", "generate"] as const;
 
@@ -24,9 +25,7 @@ tokens at rank 0.`,
     "baseFormat",
     "compute",
     "memory",
-    "backend",
-    "threads",
-    "isa",
+    ...BACKEND_OPTIONS,
     "seconds",
   ],
   defaults: { rankMax: null, batch: null, seq: null },

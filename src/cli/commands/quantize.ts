@@ -2,6 +2,7 @@ import { throwProblems } from "../../verbs/problems.ts";
 import { quantize } from "../../verbs/quantize.ts";
 import { defineCommand } from "../command.ts";
 import { showBytes } from "../style.ts";
+import { BACKEND_OPTIONS } from "./shared.ts";
 
 export const quantizeCommand = defineCommand({
   name: "quantize",
@@ -10,7 +11,7 @@ export const quantizeCommand = defineCommand({
 they are. transformers, vLLM and qdylora read the result. Training does not need it: a 16-bit base is quantised when it is
 loaded.`,
   argument: { name: "model", required: true, help: "a model folder or a hub id" },
-  options: ["output", "baseFormat", "backend", "threads", "isa"],
+  options: ["output", "baseFormat", ...BACKEND_OPTIONS],
   required: ["output"],
   examples: [{ line: "quantize ./llama --output llama-nf4", says: "an NF4 copy of a 16-bit model" }],
   async run(values, context) {

@@ -5,7 +5,7 @@ import { type Context, defineCommand } from "../command.ts";
 import { onInterruption } from "../interrupt.ts";
 import { Progress } from "../progress.ts";
 import { type Style, showSeconds, table } from "../style.ts";
-import { scoreLine, scoreTable } from "./shared.ts";
+import { BACKEND_OPTIONS, scoreLine, scoreTable } from "./shared.ts";
 
 const SHOWN_ANSWERS = 5;
 
@@ -14,7 +14,7 @@ export const quickstartCommand = defineCommand({
   summary: "see the whole story in two minutes, offline: train once, use at every rank",
   details: `Fine-tunes the small model that comes with the package, held in 4 bit, to say spelled words as phonemes: one run, one
 adapter. Then measures that adapter at rank 1, 2, 4, … 32 on words it has not seen, and writes adapter and report.`,
-  options: ["output", "seed", "resume", "backend", "threads", "isa"],
+  options: ["output", "seed", "resume", ...BACKEND_OPTIONS],
   examples: [
     { line: "quickstart", says: `writes to ./${QUICKSTART_OUTPUT}` },
     { line: "quickstart --output tour --seed 7 --json", says: "another folder and seed; the scores as JSON" },

@@ -6,8 +6,10 @@ import { METRIC_LABELS, percent } from "../../report/report.ts";
 import type { Context } from "../command.ts";
 import { showBytes, table } from "../style.ts";
 
+/** What computes. */
+export const BACKEND_OPTIONS = ["backend", "threads", "isa", "device", "deterministic"] as const;
 /** Where and how a base runs. */
-export const DEVICE_OPTIONS = ["baseFormat", "compute", "backend", "threads", "isa"] as const;
+export const DEVICE_OPTIONS = ["baseFormat", "compute", ...BACKEND_OPTIONS] as const;
 export const ADAPTER_OPTIONS = ["model", "forceBase", ...DEVICE_OPTIONS] as const;
 export const SAMPLING_OPTIONS = ["maxNewTokens", "temperature", "topP", "topK", "seed"] as const;
 /** What shapes a run's numbers, its data and its memory. */

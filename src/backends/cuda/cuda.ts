@@ -1,0 +1,135 @@
+// The CUDA backend: one NVIDIA GPU, driven through its driver, NVRTC and cuBLASLt. Ops are enqueued on one stream and
+// return at once; errors of the device show at a later call and name the op that was enqueued last.
+
+import { QdlError } from "../../errors.ts";
+import type { ArgsOf, OpName } from "../../ops/index.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import type { Backend, KernelTable, Placement, Wish } from "../backend.ts";
+import { BufferLedger, prepareOp, runOp, scratchBytesOf, wishesOf } from "../base.ts";
+import { CudaBuffer } from "./buffer.ts";
+import { CudaDevice, type DeviceOptions } from "./device.ts";
+import { OUT_OF_MEMORY } from "./driver.ts";
+import { kernelTable } from "./kernels.ts";
+import { Transfers } from "./transfers.ts";
+
+const HOST_ALLOC_PORTABLE = 1;
+
+export interface CudaOptions extends DeviceOptions {
+  /** The most bytes that buffers may take. Default: what the GPU has. */
+  readonly memoryBytes?: number;
+}
+
+/** Opens the backend. Throws BACKEND_UNAVAILABLE with what is missing, where it was looked for, and what to do. */
+export async function openCuda({ memoryBytes, ...options }: CudaOptions = {}): Promise<CudaBackend> {
+  return new CudaBackend(new CudaDevice(options), memoryBytes);
+}
+
+export class CudaBackend implements Backend {
+  readonly name = "cuda";
+  readonly description: string;
+  readonly libraries: readonly string[];
+  readonly instructionSet: string;
+  readonly computeDtype = "bf16";
+  readonly kernels: KernelTable;
+  readonly device: CudaDevice;
+  readonly #ledger: BufferLedger;
+  readonly #transfers: Transfers;
+
+  constructor(device: CudaDevice, memoryBytes?: number) {
+    this.device = device;
+    this.instructionSet = `sm_${device.arch}`;
+    const gib = (device.memory().totalBytes / 2 ** 30).toFixed(0);
+    this.description = `${device.name}, ${this.instructionSet}, ${gib} GiB`;
+    this.libraries = device.libraries;
+    this.kernels = kernelTable(device);
+    this.#ledger = new BufferLedger("cuda", memoryBytes, () => freeText(device));
+    this.#transfers = new Transfers(device.driver, device.stream);
+  }
+
+  get allocatedBytes(): number {
+    return this.#ledger.allocatedBytes;
+  }
+
+  get peakBytes(): number {
+    return this.#ledger.peakBytes;
+  }
+
+  alloc(bytes: number, label: string, placement: Placement = "device"): CudaBuffer {
+    return this.#ledger.add(bytes, label, () => {
+      const address = this.#allocate(bytes, placement);
+      return new CudaBuffer(
+        address,
+        bytes,
+        label,
+        (at) => this.#free(at, placement),
+        (buffer) => this.#ledger.remove(buffer),
+      );
+    });
+  }
+
+  write(buffer: CudaBuffer, offset: number, bytes: Uint8Array): void {
+    this.#ledger.checkRange("write", buffer, offset, bytes.byteLength);
+    this.#transfers.write(buffer.address + offset, bytes);
+  }
+
+  async read(buffer: CudaBuffer, offset: number, bytes: number): Promise<Uint8Array> {
+    this.#ledger.checkRange("read", buffer, offset, bytes);
+    return bytes === 0 ? new Uint8Array(0) : this.#transfers.read(buffer.address + offset, bytes);
+  }
+
+  run<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null = null): void {
+    runOp(this, this.#ledger, op, args, scratch);
+  }
+
+  prepare<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null, checked = false): () => void {
+    return prepareOp(this, this.#ledger, op, args, scratch, checked);
+  }
+
+  scratchBytes<K extends OpName>(op: K, args: ArgsOf<K>): number {
+    return scratchBytesOf(this, op, args);
+  }
+
+  wishes<K extends OpName>(op: K, args: ArgsOf<K>): readonly Wish[] {
+    return wishesOf(this, op, args);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ledger.close();
+    this.device.driver.raw.streamSynchronize(this.device.stream);
+    this.#transfers.close();
+    this.device.close();
+  }
+
+  /** Zeroed. Throws a plain error where there is no memory: the ledger adds the numbers. */
+  #allocate(bytes: number, placement: Placement): number {
+    const { driver, stream } = this.device;
+    const size = Math.max(1, bytes);
+    const box = new BigUint64Array(1);
+    // Page-locked host memory has one address for both sides.
+    const code =
+      placement === "device" ? driver.raw.memAlloc(box, size) : driver.raw.memHostAlloc(box, size, HOST_ALLOC_PORTABLE);
+    if (code === OUT_OF_MEMORY) throw new Error(`there is no more memory of the ${placement}`);
+    if (code !== 0) driver.fail(`alloc on the ${placement}`, code);
+    const address = Number(box[0]);
+    driver.checked.memset(address, 0, size, stream);
+    return address;
+  }
+
+  /** Waits first: the stream may still use the memory. A device that failed frees it with the context. */
+  #free(address: number, placement: Placement): void {
+    const { raw } = this.device.driver;
+    raw.streamSynchronize(this.device.stream);
+    if (placement === "device") raw.memFree(address);
+    else raw.memFreeHost(address);
+  }
+}
+
+function freeText(device: CudaDevice): string {
+  try {
+    const { freeBytes, totalBytes } = device.memory();
+    return `; the GPU has ${freeBytes} bytes free of ${totalBytes}`;
+  } catch (error) {
+    if (error instanceof QdlError) return "";
+    throw error;
+  }
+}

@@ -1,0 +1,111 @@
+// Stands before every kernel: number types, packs of elements, reductions. No headers: bf16 is a 16-bit integer here, and
+// the conversions are inline PTX (sm_80 and newer).
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+struct bf16 {
+  u16 bits;
+};
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+
+template <class T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
+/** To nearest, ties to even; NaN stays NaN. */
+template <>
+__device__ __forceinline__ bf16 from_float<bf16>(float x) {
+  bf16 y;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+
+/** Two floats as bf16, the first in the low half. */
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+  u32 pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+__device__ __forceinline__ float low_bf16(u32 pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_bf16(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+/** W neighbouring elements, read and written at once. The host sees to the alignment. */
+template <class T, int W>
+struct alignas(sizeof(T) * W > 16 ? 16 : sizeof(T) * W) Pack {
+  T at[W];
+};
+
+template <int W, class T>
+__device__ __forceinline__ void load(float (&x)[W], const T *from) {
+  const Pack<T, W> pack = *reinterpret_cast<const Pack<T, W> *>(from);
+#pragma unroll
+  for (int i = 0; i < W; i++) x[i] = to_float(pack.at[i]);
+}
+
+template <int W, class T>
+__device__ __forceinline__ void store(T *to, const float (&x)[W]) {
+  Pack<T, W> pack;
+#pragma unroll
+  for (int i = 0; i < W; i++) pack.at[i] = from_float<T>(x[i]);
+  *reinterpret_cast<Pack<T, W> *>(to) = pack;
+}
+
+/** One thread's pack of a matrix that is walked by a grid of one dimension. */
+struct Place {
+  u32 row, pack;
+  bool inside;
+};
+
+__device__ __forceinline__ Place place(u32 rows, u32 packs) {
+  const u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (at >= (u64)rows * packs) return {0, 0, false};
+  const u32 row = (u32)at / packs;
+  return {row, (u32)at - row * packs, true};
+}
+
+template <class T>
+__device__ __forceinline__ T warp_sum(T x) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(~0u, x, distance);
+  return x;
+}
+
+/** The sum over a block of whole warps, in an order that depends on nothing, in every thread. */
+template <class T>
+__device__ __forceinline__ T block_sum(T x) {
+  __shared__ T parts[32];
+  x = warp_sum(x);
+  const u32 warps = blockDim.x / 32;
+  __syncthreads();  // parts may still be read from the sum before
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+  __syncthreads();
+  T sum = 0;
+  for (u32 i = 0; i < warps; i++) sum += parts[i];
+  return sum;
+}
+
+/** One group of columns of one row: the work of the threads with one threadIdx.y. */
+struct Group {
+  u64 row;
+  u32 index;
+  bool inside;
+};
+
+__device__ __forceinline__ Group group_of_row(u64 groups, u32 groups_per_row) {
+  const u64 group = (u64)blockIdx.x * blockDim.y + threadIdx.y;
+  return {group / groups_per_row, (u32)(group % groups_per_row), group < groups};
+}
+
+/** The sum over the threads of a group: one warp, or the whole block. */
+template <class T>
+__device__ __forceinline__ T group_sum(T x) {
+  return blockDim.x == 32 ? warp_sum(x) : block_sum(x);
+}

@@ -1,0 +1,88 @@
+// Kernels by file, function and compile-time constants: compiled for the device at hand, kept on disk, loaded once.
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { CubinCache } from "./cubin-cache.ts";
+import type { Driver } from "./driver.ts";
+import { out64 } from "./native-calls.ts";
+import type { Nvrtc } from "./nvrtc.ts";
+
+// src/backends/cuda or dist/backends/cuda: the package root is three folders up in both.
+const SOURCES = fileURLToPath(new URL("../../../src/backends/cuda/kernels/", import.meta.url));
+/** Stands before every kernel's source. */
+const PRELUDE = "prelude.cu";
+const MAX_DYNAMIC_SHARED_BYTES = 8;
+
+/** Macros of one compilation: numbers, or names of types of the prelude. */
+export type Defines = Readonly<Record<string, string | number>>;
+
+export interface CudaFunction {
+  readonly handle: number;
+  /** For errors: file and function. */
+  readonly name: string;
+  /** Dynamic shared memory of each block. */
+  readonly sharedBytes: number;
+}
+
+export class KernelModules {
+  readonly #driver: Driver;
+  readonly #nvrtc: Nvrtc;
+  readonly #cache: CubinCache;
+  readonly #arch: string;
+  readonly #modules = new Map<string, number>();
+  readonly #functions = new Map<string, CudaFunction>();
+  readonly #sources = new Map<string, string>();
+
+  /** `arch`: "sm_90". */
+  constructor(driver: Driver, nvrtc: Nvrtc, cache: CubinCache, arch: string) {
+    this.#driver = driver;
+    this.#nvrtc = nvrtc;
+    this.#cache = cache;
+    this.#arch = arch;
+  }
+
+  /** The function `name` of kernels/`file`. Throws BACKEND_UNAVAILABLE if it does not compile or load. */
+  function(file: string, name: string, defines: Defines = {}, sharedBytes = 0): CudaFunction {
+    const options = Object.entries(defines).map(([macro, value]) => `-D${macro}=${value}`);
+    const key = [file, ...options].join(" ");
+    const functionKey = `${key} ${name} ${sharedBytes}`;
+    const known = this.#functions.get(functionKey);
+    if (known) return known;
+    const module = this.#module(key, file, options);
+    const handle = out64((box) => this.#driver.checked.moduleGetFunction(box, module, name));
+    if (sharedBytes > 0) this.#driver.checked.functionSetAttribute(handle, MAX_DYNAMIC_SHARED_BYTES, sharedBytes);
+    const loaded = { handle, name: `${file} ${name}`, sharedBytes };
+    this.#functions.set(functionKey, loaded);
+    return loaded;
+  }
+
+  /** Unloads everything. */
+  close(): void {
+    for (const module of this.#modules.values()) this.#driver.raw.moduleUnload(module);
+    this.#modules.clear();
+    this.#functions.clear();
+  }
+
+  #module(key: string, file: string, defines: readonly string[]): number {
+    const known = this.#modules.get(key);
+    if (known !== undefined) return known;
+    const source = this.#source(file);
+    const options = [`--gpu-architecture=${this.#arch}`, "--std=c++17", ...defines];
+    const image = this.#cache.get([source, this.#nvrtc.version, ...options], () =>
+      this.#nvrtc.compile(source, file, options),
+    );
+    const module = out64((box) => this.#driver.checked.moduleLoadData(box, image));
+    this.#modules.set(key, module);
+    return module;
+  }
+
+  #source(file: string): string {
+    const known = this.#sources.get(file);
+    if (known !== undefined) return known;
+    // #line keeps the compiler's line numbers those of the file.
+    const source = `${readFileSync(join(SOURCES, PRELUDE), "utf8")}\n#line 1 "${file}"\n${readFileSync(join(SOURCES, file), "utf8")}`;
+    this.#sources.set(file, source);
+    return source;
+  }
+}

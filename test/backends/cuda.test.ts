@@ -1,0 +1,189 @@
+// What of the cuda backend needs no GPU: finding libraries, keeping compiled kernels, writing arguments, choosing packs.
+
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { CudaBuffer } from "../../src/backends/cuda/buffer.ts";
+import { CubinCache } from "../../src/backends/cuda/cubin-cache.ts";
+import { kernelArguments } from "../../src/backends/cuda/launch.ts";
+import {
+  cublasLtLibrary,
+  driverLibrary,
+  libraryFolders,
+  loadLibrary,
+  nvrtcLibrary,
+} from "../../src/backends/cuda/libraries.ts";
+import { TuningCache } from "../../src/backends/cuda/tuning.ts";
+import { walkElements, walkRows, widthFor } from "../../src/backends/cuda/walk.ts";
+import type { DType } from "../../src/tensor/dtype.ts";
+import { matrix } from "../../src/tensor/tensor.ts";
+
+const folder = () => mkdtempSync(join(tmpdir(), "qdylora-cuda-"));
+
+describe("finding libraries", () => {
+  it("looks where the user says first, then in the environment's wheels, then in toolkits", () => {
+    const prefix = folder();
+    mkdirSync(join(prefix, "lib/python3.11"), { recursive: true });
+    const env = { CUDA_LIBRARY_PATH: "/mine:/yours", VIRTUAL_ENV: prefix, CUDA_HOME: "/toolkit" };
+    const folders = libraryFolders(env);
+    const packages = join(prefix, "lib/python3.11/site-packages/nvidia");
+    expect(folders.slice(0, 6)).toEqual([
+      "/mine",
+      "/yours",
+      join(packages, "cu13/lib"),
+      join(packages, "cublas/lib"),
+      join(packages, "cuda_nvrtc/lib"),
+      join(prefix, "lib"),
+    ]);
+    expect(folders).toContain("/toolkit/lib64");
+    expect(folders.indexOf("/toolkit/lib64")).toBeGreaterThan(5);
+  });
+
+  it("says what is missing, where it was looked for, and what to install", () => {
+    const empty = folder();
+    const env = { CUDA_LIBRARY_PATH: empty };
+    const missing = [99, 98];
+    for (const [wanted, name, install] of [
+      [{ ...driverLibrary(env), names: ["libcuda-missing.so.1"] }, "libcuda-missing.so.1", /NVIDIA's driver/],
+      [nvrtcLibrary(missing, env), "libnvrtc.so.99 or libnvrtc.so.98", /nvidia-cuda-nvrtc/],
+      [cublasLtLibrary(missing, env), "libcublasLt.so.99 or libcublasLt.so.98", /nvidia-cublas/],
+    ] as const)
+      expect(() => loadLibrary(wanted)).toThrow(
+        expect.objectContaining({
+          code: "BACKEND_UNAVAILABLE",
+          message: expect.stringContaining(`no ${name} that loads in ${empty}`),
+          hint: expect.stringMatching(install),
+        }),
+      );
+  });
+
+  it("reports a file that is there and does not load", () => {
+    const broken = folder();
+    writeFileSync(join(broken, "libnvrtc.so.99"), "not a library");
+    expect(() => loadLibrary(nvrtcLibrary([99], { CUDA_LIBRARY_PATH: broken }))).toThrow(
+      expect.objectContaining({
+        details: expect.objectContaining({
+          failures: expect.arrayContaining([expect.stringContaining(`${join(broken, "libnvrtc.so.99")}: `)]),
+        }),
+      }),
+    );
+  });
+});
+
+describe("compiled kernels on disk", () => {
+  const image = Uint8Array.of(1, 2, 3);
+  const never = () => {
+    throw new Error("compiled again");
+  };
+
+  it("are compiled once for each source, option and compiler", () => {
+    const cache = new CubinCache(folder());
+    expect(cache.get(["source", "13.0"], () => image)).toEqual(image);
+    expect(new Uint8Array(cache.get(["source", "13.0"], never))).toEqual(image);
+    expect(cache.get(["source", "13.1"], () => Uint8Array.of(9))).toEqual(Uint8Array.of(9));
+    expect(readdirSync(cache.folder)).toHaveLength(2);
+  });
+
+  it("are compiled again when a file was damaged or cut", () => {
+    for (const spoil of [
+      (bytes: Buffer) => bytes.fill(7, bytes.length - 1),
+      (bytes: Buffer) => bytes.subarray(0, -1),
+    ]) {
+      const cache = new CubinCache(folder());
+      cache.get(["source"], () => image);
+      const file = join(cache.folder, readdirSync(cache.folder)[0]!);
+      writeFileSync(file, spoil(readFileSync(file)));
+      expect(() => cache.get(["source"], never)).toThrow("compiled again");
+      cache.get(["source"], () => image);
+      expect(new Uint8Array(cache.get(["source"], never))).toEqual(image);
+    }
+  });
+
+  it("are used unkept where the folder cannot be written", () => {
+    const file = join(folder(), "a file");
+    writeFileSync(file, "");
+    expect(new CubinCache(join(file, "cache")).get(["source"], () => image)).toEqual(image);
+  });
+});
+
+describe("the choice of algorithms", () => {
+  it("is the same text whatever the order of its making, and is taken over on the same device only", () => {
+    const [one, other, elsewhere] = [new TuningCache("A"), new TuningCache("A"), new TuningCache("B")];
+    one.set("x", "01ff");
+    one.set("y", "02");
+    other.set("y", "02");
+    other.set("x", "01ff");
+    expect(other.save()).toBe(one.save());
+    const fresh = new TuningCache("A");
+    fresh.load(one.save());
+    elsewhere.load(one.save());
+    expect([fresh.get("x"), elsewhere.get("x")]).toEqual(["01ff", undefined]);
+  });
+
+  it("refuses text that is not one", () => {
+    for (const text of ["", "{}", '{"version":1,"device":"A","algorithms":{"x":"not hexadecimal"}}'])
+      expect(() => new TuningCache("A").load(text)).toThrow(expect.objectContaining({ code: "CHECKPOINT_INVALID" }));
+  });
+});
+
+describe("arguments of a kernel", () => {
+  it("are a table of pointers, then values of eight bytes", () => {
+    const base = 2 ** 40 + 64;
+    const image = kernelArguments()
+      .address(2 ** 33 + 5)
+      .integers(-1)
+      .floats(1)
+      .doubles(1)
+      .image(base);
+    const words = new BigUint64Array(image.buffer);
+    expect([...words.subarray(0, 4)]).toEqual([4, 5, 6, 7].map((slot) => BigInt(base + 8 * slot)));
+    expect([...words.subarray(4)]).toEqual([2n ** 33n + 5n, 0xffffffffn, 0x3f800000n, 0x3ff0000000000000n]);
+  });
+
+  it("hold structures whole", () => {
+    const words = new BigUint64Array(
+      kernelArguments()
+        .structure(Uint32Array.of(1, 0, 2, 0))
+        .integers(3)
+        .image(0).buffer,
+    );
+    expect([...words]).toEqual([16n, 32n, 1n, 2n, 3n]);
+  });
+});
+
+describe("packs", () => {
+  const tensor = (dtype: DType, rows: number, cols: number, offset = 0, stride = cols) =>
+    matrix(
+      new CudaBuffer(
+        1 << 20,
+        1 << 16,
+        "x",
+        () => {},
+        () => {},
+      ),
+      dtype,
+      rows,
+      cols,
+      offset,
+      stride,
+    );
+
+  it("are 16 bytes of the widest element where everything is aligned", () => {
+    expect(widthFor(64, [tensor("bf16", 3, 64)])).toBe(8);
+    expect(widthFor(64, [tensor("f32", 3, 64)])).toBe(4);
+    expect(widthFor(64, [tensor("bf16", 3, 64), tensor("f32", 3, 64)])).toBe(4);
+  });
+
+  it("are single elements where an offset, a row pitch or a width is odd", () => {
+    expect(widthFor(64, [tensor("bf16", 3, 64, 2)])).toBe(1);
+    expect(widthFor(64, [tensor("bf16", 3, 64, 0, 67)])).toBe(1);
+    expect(widthFor(65, [tensor("bf16", 3, 65)])).toBe(1);
+  });
+
+  it("go over dense matrices as one row, and over others row by row", () => {
+    expect(walkElements(tensor("bf16", 3, 8))).toEqual({ width: 8, rows: 1, packs: 3, strides: [24] });
+    expect(walkElements(tensor("bf16", 3, 8, 0, 16))).toEqual({ width: 8, rows: 3, packs: 1, strides: [16] });
+    expect(walkRows(tensor("bf16", 3, 8))).toEqual({ width: 8, rows: 3, packs: 1, strides: [8] });
+  });
+});
