@@ -252,7 +252,7 @@ class UpdateBlocks {
     const target = matrix(weight, "f32", count, this.#cols, row * this.#cols * 4);
     await runStaged(backend, this.#scratch, "matmul", { x: b, weight: a, y: update });
     await runStaged(backend, this.#scratch, "add", { a: target, b: update, y: target });
-    await runStaged(backend, this.#scratch, "sumSquares", { x: update, sum: matrix(this.#sum, "f32", 1, 1) });
+    await runStaged(backend, this.#scratch, "sumSquares", { xs: [update], sum: matrix(this.#sum, "f32", 1, 1) });
     return toF32("F32", await backend.read(this.#sum, 0, 4))[0]!;
   }
 

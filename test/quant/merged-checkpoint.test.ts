@@ -6,7 +6,8 @@ import { type FloatDType, toF16Words, toF32 } from "../../src/formats/float-conv
 import type { Folder } from "../../src/formats/folder.ts";
 import type { OutputDType } from "../../src/formats/output-dtype.ts";
 import { writeCheckpoint } from "../../src/formats/write-checkpoint.ts";
-import { type ModelConfig, parseModelConfig } from "../../src/model/config.ts";
+import type { ModelConfig } from "../../src/model/config.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { decodeWeight, type FourBitWeight } from "../../src/ops/frozen-weight.ts";
 import { loadBase } from "../../src/quant/load-base.ts";
 import {
