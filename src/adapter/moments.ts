@@ -10,7 +10,11 @@ import type { Tensor } from "../tensor/tensor.ts";
  */
 export type OptimizerState = "adam32" | "adam32-paged" | "adam8";
 
+/** `auto`: adam32, paged if the device has no room for it otherwise. */
+export type OptimizerChoice = OptimizerState | "auto";
+
 export const OPTIMIZER_STATES = ["adam32", "adam32-paged", "adam8"] as const satisfies readonly OptimizerState[];
+export const OPTIMIZER_CHOICES = ["auto", ...OPTIMIZER_STATES] as const satisfies readonly OptimizerChoice[];
 
 /** f32 [R, cols] */
 export interface FullMoments {
@@ -46,6 +50,6 @@ const POOLS: Readonly<Record<Moments["kind"], readonly MomentPool[]>> = {
   ]),
 };
 
-export const momentKind = (state: OptimizerState): Moments["kind"] => (state === "adam8" ? "adam8" : "adam32");
+export const momentKind = (state: OptimizerChoice): Moments["kind"] => (state === "adam8" ? "adam8" : "adam32");
 
 export const momentPools = (state: OptimizerState): readonly MomentPool[] => POOLS[momentKind(state)];

@@ -33,6 +33,16 @@ export interface Unsupported {
 /** Exactly one entry per op: a missing kernel is a compile error. */
 export type KernelTable = { readonly [K in OpName]: Kernel<K> | Unsupported };
 
+/** What a device says of its memory. */
+export interface DeviceMemory {
+  /** The host's memory is the device's: nothing is gained by moving a buffer to the host. */
+  readonly unified: boolean;
+  /** Bytes that further buffers may take now; Infinity where nobody knows. */
+  readonly availableBytes: number;
+  /** Bytes taken beside buffers: the driver's context, code, libraries' workspaces. */
+  readonly overheadBytes: number;
+}
+
 /** What a memory plan asks of a backend. */
 export type Planner = Pick<Backend, "scratchBytes" | "wishes">;
 
@@ -55,6 +65,8 @@ export interface Backend extends AsyncDisposable {
   readonly peakBytes: number;
   /** Zeroed memory, 64-byte aligned, owned by the caller; by default on the device. Throws MEMORY_EXCEEDED with the numbers. */
   alloc(bytes: number, label: string, placement?: Placement): DeviceBuffer;
+  /** What the device says of its memory now. */
+  memory(): DeviceMemory;
   /** Copies bytes into a buffer; ordered after all enqueued ops. */
   write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void;
   /** Waits for all enqueued ops and copies bytes out. */

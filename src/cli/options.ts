@@ -1,7 +1,7 @@
 // THE option table. Flags, YAML keys, defaults, --help and docs/cli.md all come from here. A key in camelCase is the
 // library's option of the same name; its flag and its YAML key are the same words with dashes.
 
-import { OPTIMIZER_STATES } from "../adapter/moments.ts";
+import { OPTIMIZER_CHOICES } from "../adapter/moments.ts";
 import { KNOWN_LINEARS } from "../model/families/index.ts";
 import { SHAPE_NAMES } from "../model/named-shapes.ts";
 import { TRAIN_DEFAULTS } from "../verbs/train-options.ts";
@@ -105,8 +105,8 @@ export const OPTIONS = {
   weightDecay: option(number(), "AdamW: weight decay", { default: D.weightDecay }),
   clip: option(number(), "bound on the gradient's norm; 0: none", { default: D.clip }),
   optimizerState: option(
-    choice(OPTIMIZER_STATES),
-    "Adam's moments: f32 on the device, f32 in host memory (paged: for cards with little), or 8-bit codes",
+    choice(OPTIMIZER_CHOICES),
+    "Adam's moments: f32 on the device, f32 in host memory (paged), or 8-bit codes; auto: f32, paged only where nothing else fits",
     { default: D.optimizerState },
   ),
   denseOptimizer: option(

@@ -3,6 +3,7 @@
 import type { Backend, Planner } from "../backends/backend.ts";
 import type { Batch } from "../data/batch.ts";
 import type { RankRange } from "../ops/rank-range.ts";
+import type { DeviceBuffer } from "../tensor/tensor.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
 import type { ArenaPlan } from "./arena-plan.ts";
 import { RANGES, STEP } from "./blocks/linear-group.ts";
@@ -17,14 +18,22 @@ export class LossProgram implements Disposable {
   readonly #backend: Backend;
   readonly #list: LossList;
   readonly #program: Program;
+  /** One table per kind of rotation. */
+  readonly #frequencies: readonly Float32Array[];
 
-  /** Allocates the arena. Throws MEMORY_EXCEEDED. */
-  constructor(backend: Backend, model: FrozenModel, list: LossList, arena: ArenaPlan, shape: Shape, label: string) {
+  /** @param memory an arena's label: it is allocated and may throw MEMORY_EXCEEDED; or one that others use at other times */
+  constructor(
+    backend: Backend,
+    model: FrozenModel,
+    list: LossList,
+    arena: ArenaPlan,
+    shape: Shape,
+    memory: string | DeviceBuffer,
+  ) {
     this.#backend = backend;
     this.#list = list;
-    this.#program = new Program(backend, list.calls, arena, shape, label);
-    for (const [i, rope] of model.config.ropes.entries())
-      this.#program.write(list.inputs.frequencies[i]!, ropeFrequencies(rope, model.config.headDim));
+    this.#program = new Program(backend, list.calls, arena, shape, memory);
+    this.#frequencies = model.config.ropes.map((rope) => ropeFrequencies(rope, model.config.headDim));
   }
 
   /** A program that learns: gradients accumulate in `adapter`. */
@@ -35,15 +44,22 @@ export class LossProgram implements Disposable {
     shape: Shape,
     levels: readonly KeepLevel[],
     dropout: DropoutSettings | null = null,
+    memory: string | DeviceBuffer = "training arena",
   ): LossProgram {
     const { list, arena } = planAt(backend, model, adapter, shape, levels, dropout);
-    return new LossProgram(backend, model, list, arena, shape, "training arena");
+    return new LossProgram(backend, model, list, arena, shape, memory);
   }
 
   /** A program that only scores. */
-  static scorer(backend: Backend, model: FrozenModel, adapter: AdapterParameters, shape: Shape): LossProgram {
+  static scorer(
+    backend: Backend,
+    model: FrozenModel,
+    adapter: AdapterParameters,
+    shape: Shape,
+    memory: string | DeviceBuffer = "scoring arena",
+  ): LossProgram {
     const { list, arena } = LossProgram.scorerPlan(backend, model, adapter, shape);
-    return new LossProgram(backend, model, list, arena, shape, "scoring arena");
+    return new LossProgram(backend, model, list, arena, shape, memory);
   }
 
   /** List and memory of a program that only scores. */
@@ -60,7 +76,7 @@ export class LossProgram implements Disposable {
 
   /** Bytes of the arena. */
   get bytes(): number {
-    return this.#program.plan.bytes;
+    return this.#program.arenaBytes;
   }
 
   /**
@@ -73,13 +89,15 @@ export class LossProgram implements Disposable {
   async run(batch: Batch, ranks: readonly RankRange[], tokenWeight: number, step = 0): Promise<Float32Array> {
     const { inputs, loss } = this.#list;
     const shape: Shape = { N: batch.tokens.length, S: batch.starts.length - 1, Q: 0 };
+    for (const [i, table] of this.#frequencies.entries()) this.#program.write(inputs.frequencies[i]!, table);
     this.#program.write(inputs.tokens, batch.tokens);
     this.#program.write(inputs.positions, batch.positions);
     this.#program.write(inputs.starts, batch.starts);
     this.#program.write(inputs.targets, batch.targets);
     this.#program.write(inputs.tokenWeights, new Float32Array(shape.N).fill(tokenWeight));
     if (inputs.rows) this.#program.write(inputs.rows, rowIdentities(batch));
-    this.#program.run(shape, { [RANGES.key]: ranks, [STEP.key]: step });
+    // Only dropout reads the step; without it every step of a shape and rank is the same list.
+    this.#program.run(shape, { [RANGES.key]: ranks, ...(inputs.rows && { [STEP.key]: step }) });
     const { buffer, offset } = this.#program.tensor(loss, shape);
     const bytes = await this.#backend.read(buffer, offset, shape.N * 4);
     return new Float32Array(bytes.slice().buffer);

@@ -7,7 +7,7 @@ import { tensorsOf } from "../ops/op.ts";
 import { BYTES_PER_ELEMENT } from "../tensor/dtype.ts";
 import { type DeviceBuffer, matrix, type Tensor } from "../tensor/tensor.ts";
 import { type ArenaPlan, areSideBySide, type Placement, planPlaces, withScratch } from "./arena-plan.ts";
-import { type Call, Parameter, type Runtime, rowsOf, type Shape, substitute, Value, valuesIn } from "./graph.ts";
+import { type Call, Parameter, Runtime, rowsOf, type Shape, substitute, Value, valuesIn } from "./graph.ts";
 import { phantomBuffer } from "./phantom.ts";
 
 /** Attributes that change from run to run, by the key of their `Runtime`. */
@@ -33,29 +33,43 @@ export function planProgram(
 /** A list on the views of one shape. */
 type BoundList = readonly (() => void)[];
 
-/** Shapes whose bound lists are kept. */
-const MOST_KEPT = 16;
+/** Bound lists that are kept: some shapes of packed batches or of decoding, each at every rank of a large adapter. */
+const MOST_KEPT = { shapes: 8, lists: 128 };
 
-/** Owns the arena of one list. */
+/** The calls on the views of one shape that no attribute of a run changes; null in place of the others. */
+type ShapeBound = readonly ((() => void) | null)[];
+
+/** Binds a list to an arena, which it owns unless it is given one. */
 export class Program implements Disposable {
   readonly plan: ArenaPlan;
   readonly #backend: Backend;
   readonly #calls: readonly Call[];
   readonly #largest: Shape;
   readonly #arena: DeviceBuffer;
-  readonly #kept = new Map<string, BoundList>();
+  readonly #ownsArena: boolean;
+  readonly #byShape = new Map<string, ShapeBound>();
+  readonly #lists = new Map<string, BoundList>();
   /** Every buffer that the list touches: none may be released before it runs. */
   readonly #buffers = new Set<DeviceBuffer>();
   /** The list was checked against the ops' signatures. */
   #checked = false;
 
-  /** Allocates the planned bytes. Throws MEMORY_EXCEEDED. */
-  constructor(backend: Backend, calls: readonly Call[], plan: ArenaPlan, largest: Shape, label: string) {
+  /**
+   * Allocates the planned bytes under the given label, or lives in an arena that others use at other times.
+   * Throws MEMORY_EXCEEDED.
+   */
+  constructor(backend: Backend, calls: readonly Call[], plan: ArenaPlan, largest: Shape, arena: string | DeviceBuffer) {
     this.#backend = backend;
     this.#calls = calls;
     this.plan = plan;
     this.#largest = largest;
-    this.#arena = backend.alloc(Math.max(64, plan.bytes), label);
+    this.#ownsArena = typeof arena === "string";
+    this.#arena = typeof arena === "string" ? backend.alloc(Math.max(64, plan.bytes), arena) : arena;
+  }
+
+  /** Bytes of the arena, which may be larger than the plan where others use it too. */
+  get arenaBytes(): number {
+    return this.#arena.bytes;
   }
 
   /** A view of a value at the row counts of `shape`. */
@@ -83,29 +97,53 @@ export class Program implements Disposable {
     for (const call of calls) call();
   }
 
-  /** The list on the views of one shape: kept, since decoding and packed training run the same shape again and again. */
+  /**
+   * The list on the views of one shape: kept, since decoding and packed training run the same shapes again and again, at
+   * a few or at all ranks. Calls that no attribute of the run changes are bound once for all of these.
+   */
   #bind(shape: Shape, runtime: RuntimeValues): BoundList {
-    const key = JSON.stringify([shape, runtime]);
-    const kept = this.#kept.get(key);
+    const shapeKey = JSON.stringify(shape);
+    const key = shapeKey + JSON.stringify(runtime);
+    const kept = this.#lists.get(key);
     if (kept) return kept;
-    const { scratchBytes, scratchOffset } = this.plan;
-    const scratch = scratchBytes > 0 ? matrix(this.#arena, "u8", 1, scratchBytes, scratchOffset) : null;
-    const views = { placements: this.plan.placements, arena: this.#arena, shape };
-    const calls = this.#calls.map((entry) => {
-      const args = bindPlaced(this.#backend, entry, views, runtime);
-      if (!this.#checked) for (const { tensor } of tensorsOf(args)) this.#buffers.add(tensor.buffer);
-      return this.#backend.prepare(entry.op, args, scratch, this.#checked);
-    });
+    const still = keep(this.#byShape, MOST_KEPT.shapes, shapeKey, () =>
+      this.#calls.map((entry) => (dependsOnRun(entry) ? null : this.#bindCall(entry, shape, runtime))),
+    );
+    const list = keep(this.#lists, MOST_KEPT.lists, key, () =>
+      still.map((call, i) => call ?? this.#bindCall(this.#calls[i]!, shape, runtime)),
+    );
     // Other shapes are the same views, of the same buffers, with fewer rows.
     this.#checked = true;
-    if (this.#kept.size === MOST_KEPT) this.#kept.delete(this.#kept.keys().next().value!);
-    this.#kept.set(key, calls);
-    return calls;
+    return list;
+  }
+
+  #bindCall(entry: Call, shape: Shape, runtime: RuntimeValues): () => void {
+    const { scratchBytes, scratchOffset, placements } = this.plan;
+    const scratch = scratchBytes > 0 ? matrix(this.#arena, "u8", 1, scratchBytes, scratchOffset) : null;
+    const args = bindPlaced(this.#backend, entry, { placements, arena: this.#arena, shape }, runtime);
+    if (!this.#checked) for (const { tensor } of tensorsOf(args)) this.#buffers.add(tensor.buffer);
+    return this.#backend.prepare(entry.op, args, scratch, this.#checked);
   }
 
   [Symbol.dispose](): void {
-    this.#arena.dispose();
+    if (this.#ownsArena) this.#arena.dispose();
   }
+}
+
+/** Makes an entry, and drops the oldest one when there are too many. */
+function keep<T>(kept: Map<string, T>, most: number, key: string, make: () => T): T {
+  const known = kept.get(key);
+  if (known) return known;
+  const made = make();
+  if (kept.size === most) kept.delete(kept.keys().next().value!);
+  kept.set(key, made);
+  return made;
+}
+
+const dependsOnRun = ({ args }: Call): boolean => Object.values(args).some(hasRuntime);
+
+function hasRuntime(argument: unknown): boolean {
+  return argument instanceof Runtime || (Array.isArray(argument) && argument.some(hasRuntime));
 }
 
 /** Where a list's values lie, and how many rows they have. */

@@ -1,11 +1,11 @@
 // The settings of a run, resolved: every default filled in, every path out. Written beside the adapter as it is.
 
 import type { AdapterConfig } from "../adapter/config.ts";
-import type { OptimizerState } from "../adapter/moments.ts";
+import type { OptimizerChoice } from "../adapter/moments.ts";
 
 export interface OptimizerConfig {
   /** How the moments are kept, and where. */
-  readonly state: OptimizerState;
+  readonly state: OptimizerChoice;
   readonly learningRate: number;
   readonly beta1: number;
   readonly beta2: number;

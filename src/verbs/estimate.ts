@@ -1,5 +1,6 @@
 // estimate: the memory of a run before anything is loaded: what the device holds, exact to the byte, and the whole process.
 
+import type { OptimizerState } from "../adapter/moments.ts";
 import { BatchPlan } from "../data/batches.ts";
 import { valueBytes } from "../model/arena-plan.ts";
 import type { FrozenModel } from "../model/frozen-model.ts";
@@ -33,11 +34,13 @@ export interface Estimate {
   readonly baseBytes: number;
   /** Weights, compute copy, gradients at rank R, and both moments unless they are paged. */
   readonly adapterBytes: number;
+  /** How the moments are kept, and where. */
+  readonly optimizerState: OptimizerState;
   /** Paged moments: host memory that the device reads and writes. */
   readonly pagedBytes: number;
   readonly optimizerBytes: number;
-  readonly trainingArenaBytes: number;
-  readonly scoringArenaBytes: number;
+  /** The arena that training and evaluation take turns in. */
+  readonly arenaBytes: number;
   /** The device's buffers together. */
   readonly totalBytes: number;
   /** Node, tokenizer and data, measured in this process, with what a run's process grows by. */

@@ -2,7 +2,7 @@
 // way from them to the resolved TrainConfig.
 
 import { defaultRanks, type RankDistribution, type ScaleRule, type TrainingMode } from "../adapter/config.ts";
-import { OPTIMIZER_STATES, type OptimizerState } from "../adapter/moments.ts";
+import { OPTIMIZER_CHOICES, type OptimizerChoice } from "../adapter/moments.ts";
 import type { BatchConfig } from "../data/batch.ts";
 import type { LossOn } from "../data/examples.ts";
 import type { OverlongPolicy } from "../data/overlong.ts";
@@ -53,7 +53,7 @@ export interface TrainSettings {
   /** Bytes that the run may take on the device, base included; absent: what the device has. */
   readonly memory?: number;
   /** How Adam's moments are kept, and where. */
-  readonly optimizerState?: OptimizerState;
+  readonly optimizerState?: OptimizerChoice;
   readonly denseOptimizer?: boolean;
   /** Learning rate of B over that of A (LoRA+). */
   readonly loraPlus?: number;
@@ -97,7 +97,7 @@ export const TRAIN_DEFAULTS = {
   evalEvery: 0,
   checkpointEvery: 100,
   keepCheckpoints: 2,
-  optimizerState: "adam32",
+  optimizerState: "auto",
   denseOptimizer: false,
   loraPlus: 1,
   dropout: 0,
@@ -224,11 +224,11 @@ function crossProblems(settings: Partial<TrainSettings & DataSettings>): Problem
       expected: "steps or epochs, not both",
       because: `steps is ${settings.steps}`,
     });
-  if (settings.optimizerState !== undefined && !OPTIMIZER_STATES.includes(settings.optimizerState))
+  if (settings.optimizerState !== undefined && !OPTIMIZER_CHOICES.includes(settings.optimizerState))
     problems.push({
       key: "optimizerState",
       got: settings.optimizerState,
-      expected: `one of ${OPTIMIZER_STATES.join(", ")}`,
+      expected: `one of ${OPTIMIZER_CHOICES.join(", ")}`,
     });
   if (settings.targets?.length === 0)
     problems.push({ key: "targets", got: [], expected: `at least one of ${KNOWN_LINEARS.join(", ")}` });

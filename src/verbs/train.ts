@@ -139,8 +139,8 @@ async function learn(run: Run): Promise<Omit<TrainResult, "adapter" | "seconds">
     signal: options.signal ?? new AbortController().signal,
     onEvent: options.onEvent ?? (() => {}),
   });
-  // Its arena is not needed again; answers and the adapter's copy on the host take its place.
-  learner[Symbol.dispose]();
+  // Answers and the adapter's copy on the host take the place of the arena.
+  session.releaseArena();
   if (result.interrupted) return { interrupted: true, steps: result.step, reportFile: null, report: null };
   const metric = data.heldOut.length === 0 || options.metric === "none" ? null : (options.metric ?? null);
   const request = {

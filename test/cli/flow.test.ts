@@ -250,7 +250,7 @@ describe("estimate, inspect, doctor", () => {
       "--json",
     ]);
     const planned = JSON.parse(project.read("run/events.jsonl").split("\n")[0]!) as { planBytes: number };
-    expect(json(out)).toMatchObject({ trainingArenaBytes: planned.planBytes, layers: { keep: 1 } });
+    expect(json(out)).toMatchObject({ arenaBytes: planned.planBytes, layers: { keep: 1 } });
     const { baseBytes, totalBytes, hostBytes, loadingBytes, peakBytes } = json(out) as Record<string, number>;
     expect(peakBytes).toBe(hostBytes! + Math.max(totalBytes!, baseBytes! + loadingBytes!));
     expect(hostBytes).toBeGreaterThan(30e6);

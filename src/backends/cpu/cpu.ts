@@ -5,7 +5,7 @@ import { cpus } from "node:os";
 import { QdlError } from "../../errors.ts";
 import type { ArgsOf, OpName } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import type { Backend, KernelTable, Wish } from "../backend.ts";
+import type { Backend, DeviceMemory, KernelTable, Wish } from "../backend.ts";
 import { BufferLedger, prepareOp, runOp, scratchBytesOf, wishesOf } from "../base.ts";
 import { addressOf, CpuBuffer } from "./buffer.ts";
 import { findOrBuildLibrary, hasBf16Products, type Isa } from "./build.ts";
@@ -123,6 +123,11 @@ export class CpuBackend implements Backend {
   alloc(bytes: number, label: string): CpuBuffer {
     const release = (buffer: CpuBuffer) => this.#ledger.remove(buffer);
     return this.#ledger.add(bytes, label, () => new CpuBuffer(this.#library, bytes, label, release));
+  }
+
+  /** What the system (or the container) could still give this process, less a tenth for everybody's growth. */
+  memory(): DeviceMemory {
+    return { unified: true, availableBytes: Math.floor(0.9 * process.availableMemory()), overheadBytes: 0 };
   }
 
   write(buffer: CpuBuffer, offset: number, bytes: Uint8Array): void {

@@ -3,7 +3,7 @@
 import { type ArgsOf, OPS, type OpName } from "../../ops/index.ts";
 import { HostBuffer } from "../../tensor/host.ts";
 import type { DeviceBuffer, Tensor } from "../../tensor/tensor.ts";
-import type { Backend, KernelTable, Wish } from "../backend.ts";
+import type { Backend, DeviceMemory, KernelTable, Wish } from "../backend.ts";
 import { BufferLedger, prepareOp, runOp, scratchBytesOf, wishesOf } from "../base.ts";
 
 export class ReferenceBackend implements Backend {
@@ -24,6 +24,10 @@ export class ReferenceBackend implements Backend {
 
   alloc(bytes: number, label: string): HostBuffer {
     return this.#ledger.add(bytes, label, () => new HostBuffer(bytes, label, (buffer) => this.#ledger.remove(buffer)));
+  }
+
+  memory(): DeviceMemory {
+    return { unified: true, availableBytes: Number.POSITIVE_INFINITY, overheadBytes: 0 };
   }
 
   write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void {

@@ -29,8 +29,7 @@ without, the largest that --batch and --seq allow.`,
       ["adapter, gradients, moments", result.adapterBytes],
       ["moments in host memory (paged)", result.pagedBytes],
       ["optimizer counters", result.optimizerBytes],
-      ["training arena", result.trainingArenaBytes],
-      ["evaluation arena", result.scoringArenaBytes],
+      ["arena of training and evaluation", result.arenaBytes],
       ["on the device together", result.totalBytes],
       ["Node, tokenizer and data", result.hostBytes],
       ["loading the base, before the arenas", result.loadingBytes],
@@ -45,7 +44,7 @@ without, the largest that --batch and --seq allow.`,
     );
     const { keep, "recompute-cheap": cheap, "recompute-layer": whole } = result.layers;
     context.say(
-      `\n${keep} layers keep everything, ${cheap} recompute what is cheap, ${whole} recompute all; largest micro-batch ${result.largestBatch.rows} tokens`,
+      `\n${keep} layers keep everything, ${cheap} recompute what is cheap, ${whole} recompute all; largest micro-batch ${result.largestBatch.rows} tokens; optimizer ${result.optimizerState}`,
     );
     if (result.steps) context.say(`\n${result.steps.join("\n")}`);
     if (result.buffers) context.say(`\n${bufferTable(result.buffers, context.style)}`);
