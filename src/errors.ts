@@ -15,6 +15,7 @@ export const ERROR_CODES = {
   WRITE_FAILED: { exit: 3, meaning: "A file could not be written (disk full, no permission); the old file is intact." },
 
   SAFETENSORS_INVALID: { exit: 4, meaning: "A safetensors file is truncated, or its header lies or is malformed." },
+  GGUF_INVALID: { exit: 4, meaning: "A GGUF file is truncated, or its header lies or is malformed." },
   TENSOR_MISSING: { exit: 4, meaning: "A tensor that the model needs is not in the checkpoint." },
   TENSOR_SHAPE: { exit: 4, meaning: "A stored tensor has another shape than the config implies." },
   TENSOR_DTYPE: { exit: 4, meaning: "A stored tensor has a dtype that is not supported there." },

@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import type { RankDistribution } from "../adapter/config.ts";
+import { COLUMN_FIELDS, COLUMNS_EXPECTED, type Columns } from "../data/columns.ts";
 import { type DTypeRule, OUTPUT_DTYPES } from "../formats/output-dtype.ts";
 import { showDistribution } from "../verbs/settings-text.ts";
 
@@ -158,3 +159,17 @@ function distributionOf(value: string): unknown {
   if (kind === "mixture") return { kind, share: Number(argument) };
   return kind === "weights" ? { kind, weights: numbersOf(argument) } : value;
 }
+
+/** What the keys of a row mean: `prompt=question,completion=answer`, or a YAML mapping. */
+export const columns = (): OptionType<Columns> => ({
+  schema: fromText(
+    (value) => Object.fromEntries(value.split(",").map((part) => part.trim().split(/=(.*)/s).slice(0, 2))),
+    z.partialRecord(z.enum(COLUMN_FIELDS), z.string().min(1)),
+  ),
+  placeholder: "field=key,…",
+  expected: COLUMNS_EXPECTED,
+  show: (value) =>
+    Object.entries(value)
+      .map((pair) => pair.join("="))
+      .join(","),
+});

@@ -8,6 +8,7 @@ import { TRAIN_DEFAULTS } from "../verbs/train-options.ts";
 import {
   bytes,
   choice,
+  columns,
   distribution,
   dtypes,
   flag,
@@ -41,8 +42,8 @@ const D = TRAIN_DEFAULTS;
 export const OPTIONS = {
   // What goes in and out
   model: option(
-    text("folder|hub id", "a model folder or a hub id"),
-    "base model: a Hugging Face folder, or a hub id (owner/name or owner/name@revision)",
+    text("folder|file|hub id", "a model folder, a .gguf file or a hub id"),
+    "base model: a Hugging Face folder, a GGUF file, or a hub id (owner/name or owner/name@revision)",
     { short: "m" },
   ),
   data: option(
@@ -61,6 +62,10 @@ export const OPTIONS = {
   skipBadRows: option(flag(), "skip and count broken rows instead of stopping at the first", {
     default: D.skipBadRows,
   }),
+  columns: option(
+    columns(),
+    "keys of the rows, where they have other names: prompt=question,completion=answer, or as chat: user=question,assistant=answer",
+  ),
 
   // Adapter
   rankMax: option(integer("R"), "largest rank of the adapter", { default: D.rankMax }),

@@ -6,6 +6,7 @@ import { permutation, randomStream } from "../random/philox.ts";
 import { Sha256 } from "../tokenizer/sha256.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { Sample } from "./batch.ts";
+import type { Columns } from "./columns.ts";
 import { type Example, exampleOf, type LossOn } from "./examples.ts";
 import { FaultLog } from "./faults.ts";
 import { OverlongFilter, type OverlongPolicy, type OverlongReport } from "./overlong.ts";
@@ -20,6 +21,8 @@ export interface DatasetOptions {
   readonly overlong?: OverlongPolicy;
   /** Leave broken rows out and count them, instead of refusing the data. Default: false. */
   readonly skipBadRows?: boolean;
+  /** Which keys of a row mean what; absent: rows have the names that are used here. */
+  readonly columns?: Columns;
   /** Stops the reading with INTERRUPTED. */
   readonly signal?: AbortSignal;
 }
@@ -58,7 +61,7 @@ export async function loadDataset(
   const builder = new Builder(options);
   const breathe = breathing();
   for (const source of sources) {
-    for await (const result of readRows(source)) {
+    for await (const result of readRows(source, options.columns)) {
       await breathe();
       if (options.signal?.aborted === true) {
         throw new QdlError("INTERRUPTED", `data: reading ${source.name} was stopped; nothing was written`);

@@ -5,6 +5,7 @@ import * as z from "zod";
 import { QdlError } from "../errors.ts";
 import type { ByteSource } from "../formats/byte-source.ts";
 import type { ChatMessage } from "../tokenizer/template.ts";
+import { type Columns, renamed } from "./columns.ts";
 import { jsonErrorColumn } from "./json-error.ts";
 import { readLines } from "./lines.ts";
 
@@ -39,16 +40,19 @@ const KINDS = {
 } as const;
 
 /** Every row of a file, and every broken line in its place. Blank lines are passed over. Throws DATA_UNSUPPORTED. */
-export async function* readRows(source: ByteSource): AsyncGenerator<RowResult> {
+export async function* readRows(source: ByteSource, columns?: Columns): AsyncGenerator<RowResult> {
   refuseOtherFormats(source.name);
   for await (const { line, bytes } of readLines(source)) {
-    const parsed = parseLine(bytes);
+    const parsed = parseLine(bytes, columns);
     if (parsed !== null) yield { file: source.name, line, ...parsed };
   }
 }
 
 /** Parses one line: a row, why it is none, or null for a blank line. */
-export function parseLine(bytes: Uint8Array): { row: Row } | { reason: string; column?: number } | null {
+export function parseLine(
+  bytes: Uint8Array,
+  columns?: Columns,
+): { row: Row } | { reason: string; column?: number } | null {
   const text = decodeUtf8(bytes);
   if (typeof text !== "string") return text;
   if (text.trim() === "") return null;
@@ -61,27 +65,47 @@ export function parseLine(bytes: Uint8Array): { row: Row } | { reason: string; c
     const what = found === undefined ? "the line ends too early" : `unexpected ${JSON.stringify(found)}`;
     return { reason: `not JSON: ${what}`, column };
   }
-  return rowOf(value);
+  return rowOf(value, columns);
 }
 
 /** A parsed JSON value as a row, or why it is none. */
-export function rowOf(value: unknown): { row: Row } | { reason: string } {
+export function rowOf(value: unknown, columns?: Columns): { row: Row } | { reason: string } {
   if (value === null || typeof value !== "object" || Array.isArray(value)) {
     const got = Array.isArray(value) ? "an array" : value === null ? "null" : `a ${typeof value}`;
     return { reason: `is ${got}, expected an object such as ${ROW_SHAPES}` };
+  }
+  if (columns !== undefined) {
+    const row = renamed(value as Record<string, unknown>, columns);
+    return "reason" in row ? row : rowOf(row);
   }
   const keys = Object.keys(value);
   const kinds = (Object.keys(KINDS) as Row["kind"][]).filter((kind) =>
     Object.keys(KINDS[kind].shape).every((key) => keys.includes(key)),
   );
   const [kind] = kinds;
-  if (kind === undefined) return { reason: `has the keys ${list(keys)}, expected ${ROW_SHAPES}` };
+  if (kind === undefined) return { reason: `has the keys ${list(keys)}, expected ${ROW_SHAPES}${mapping(keys)}` };
   if (kinds.length > 1)
     return { reason: `has the keys ${list(keys)}, which fit ${kinds.join(" and ")}: keep one kind` };
   const result = KINDS[kind].safeParse(value);
   if (result.success) return { row: { kind, ...result.data } as Row };
   const issue = result.error.issues[0]!;
   return { reason: `${issue.path.join(".")}: ${issue.message}` };
+}
+
+/** Pairs of keys that are common elsewhere, as prompt and answer. */
+const COMMON_PAIRS = [
+  ["question", "answer"],
+  ["instruction", "output"],
+  ["instruction", "response"],
+  ["input", "output"],
+  ["query", "response"],
+  ["prompt", "response"],
+] as const;
+
+/** How to say what the keys mean, where their names suggest it. */
+function mapping(keys: readonly string[]): string {
+  const pair = COMMON_PAIRS.find((names) => names.every((name) => keys.includes(name)));
+  return pair ? `, or --columns prompt=${pair[0]},completion=${pair[1]}` : "";
 }
 
 function list(keys: readonly string[]): string {

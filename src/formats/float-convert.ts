@@ -146,6 +146,9 @@ function f16Tables(): HalfTables {
   return tables;
 }
 
+/** The values of all 65,536 halves, by their bits. */
+export const halfTable = (): Float32Array => f16Tables().f32;
+
 /** IEEE half: 1 sign, 5 exponent (bias 15), 10 mantissa bits. */
 function halfToFloat(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;

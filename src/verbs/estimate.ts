@@ -91,7 +91,8 @@ async function shapesFor(options: EstimateOptions, { tokenizer }: ModelFiles): P
     return { training: { N, S: batch.packing ? N : batch.microBatch, Q: 0 }, scoring: scoringShape([]) };
   }
   const { overlong = "error", lossOn = "completion", skipBadRows = false } = options;
-  const loading = { seq: settings.seq, overlong, lossOn, skipBadRows };
+  const columns = options.columns ? { columns: options.columns } : {};
+  const loading = { seq: settings.seq, overlong, lossOn, skipBadRows, ...columns };
   const data = await readTrainingData(
     options.data,
     options.heldOut ?? TRAIN_DEFAULTS.heldOut,

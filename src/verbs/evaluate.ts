@@ -10,9 +10,11 @@ import { type AdapterSettings, openAdapter, rankOrLargest } from "./open-adapter
 import { throwProblems } from "./problems.ts";
 import { type DataNames, readData } from "./read-data.ts";
 import { type Scored, scoreRanks } from "./score.ts";
-import type { DataSettings } from "./train-options.ts";
+import { columnProblems, type DataSettings } from "./train-options.ts";
 
-export interface EvaluateOptions extends AdapterSettings, Pick<DataSettings, "overlong" | "skipBadRows" | "lossOn"> {
+export interface EvaluateOptions
+  extends AdapterSettings,
+    Pick<DataSettings, "overlong" | "skipBadRows" | "lossOn" | "columns"> {
   /** JSONL files or folders of them. */
   readonly data: DataNames;
   /** Default: the ranks the adapter was trained for. Rank 0, the base, is always measured. */
@@ -33,6 +35,7 @@ export interface EvaluateOptions extends AdapterSettings, Pick<DataSettings, "ov
 export async function evaluate(options: EvaluateOptions): Promise<Report> {
   if (options.limit !== undefined && !(Number.isSafeInteger(options.limit) && options.limit > 0))
     throwProblems("eval", [{ key: "limit", got: options.limit, expected: "a whole number from 1" }]);
+  throwProblems("eval", columnProblems(options.columns));
   await using opened = await openAdapter(options);
   const { base, adapter, manifest } = opened;
   const ranks = [...new Set(options.ranks ?? adapter.config.ranks)]
@@ -43,6 +46,7 @@ export async function evaluate(options: EvaluateOptions): Promise<Report> {
     ...(options.overlong ? { overlong: options.overlong } : {}),
     ...(options.lossOn ? { lossOn: options.lossOn } : {}),
     ...(options.skipBadRows ? { skipBadRows: true } : {}),
+    ...(options.columns ? { columns: options.columns } : {}),
   };
   const dataset = await readData(options.data, base.tokenizer, loading);
   const samples = dataset.samples.slice(0, options.limit);

@@ -1,21 +1,21 @@
-// inspect: what is in a model folder, an adapter folder, a safetensors file, or data as the model will see it.
+// inspect: what is in a model folder or GGUF file, an adapter folder, a safetensors file, or data as the model will see it.
 
 import { stat } from "node:fs/promises";
-import { join } from "node:path";
 import { MANIFEST, readAdapter } from "../adapter/file.ts";
 import type { AdapterManifest } from "../adapter/manifest.ts";
 import { expectedUpdates } from "../adapter/rank-draw.ts";
 import { type InspectedSample, inspectSample } from "../data/inspect.ts";
+import type { GgufCheckpoint } from "../formats/gguf-model.ts";
 import { openFile, openFolder } from "../formats/node-files.ts";
 import { openSafetensors } from "../formats/safetensors.ts";
 import type { ModelConfig } from "../model/config.ts";
 import { openModelFiles } from "./open-model.ts";
 import { throwProblems } from "./problems.ts";
 import { type DataNames, readData } from "./read-data.ts";
-import { type DataSettings, TRAIN_DEFAULTS } from "./train-options.ts";
+import { columnProblems, type DataSettings, TRAIN_DEFAULTS } from "./train-options.ts";
 
-export interface InspectOptions extends Partial<Pick<DataSettings, "overlong" | "lossOn" | "skipBadRows">> {
-  /** A model folder, an adapter folder or a safetensors file. */
+export interface InspectOptions extends Partial<Pick<DataSettings, "overlong" | "lossOn" | "skipBadRows" | "columns">> {
+  /** A model folder or GGUF file, an adapter folder or a safetensors file. */
   readonly path?: string;
   /** Data to show token by token, as `model` will see it. */
   readonly data?: DataNames;
@@ -69,12 +69,13 @@ export async function inspect(options: InspectOptions): Promise<Inspection> {
       {
         key: "path",
         path: "PATH",
-        expected: "a model folder, an adapter folder, a .safetensors file, or --data with --model",
+        expected: "a model folder, a .gguf file, an adapter folder, a .safetensors file, or --data with --model",
       },
     ]);
   const path = options.path!;
   const info = await stat(path).catch(() => null);
-  if (info?.isFile()) return { kind: "safetensors", path, tensors: await tensorsOf(path) };
+  if (info?.isFile() && !path.toLowerCase().endsWith(".gguf"))
+    return { kind: "safetensors", path, tensors: await tensorsOf(path) };
   if (info?.isDirectory() && (await isAdapter(path))) return inspectAdapter(path);
   return inspectModel(path);
 }
@@ -100,8 +101,11 @@ async function inspectAdapter(path: string): Promise<Inspection> {
 async function inspectModel(path: string): Promise<Inspection> {
   await using files = await openModelFiles(path);
   const { checkpoint, config, located } = files;
-  const tensors: StoredTensorInfo[] = [];
-  for (const file of checkpoint.weightFiles) tensors.push(...(await tensorsOf(join(located.folder.path, file))));
+  const { types } = checkpoint as Partial<GgufCheckpoint>;
+  const tensors = checkpoint.tensorNames.map((name) => {
+    const { dtype, shape } = checkpoint.tensor(name);
+    return { name, dtype: types?.get(name) ?? dtype, shape };
+  });
   const parameters = tensors.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
   return { kind: "model", path: located.name, config, files: checkpoint.weightFiles, parameters, tensors };
 }
@@ -124,7 +128,9 @@ async function inspectData(options: InspectOptions, data: DataNames): Promise<In
     seq = TRAIN_DEFAULTS.seq,
     limit = 3,
   } = options;
-  const dataset = await readData(data, files.tokenizer, { seq, overlong, lossOn, skipBadRows });
+  throwProblems("inspect", columnProblems(options.columns));
+  const columns = options.columns ? { columns: options.columns } : {};
+  const dataset = await readData(data, files.tokenizer, { seq, overlong, lossOn, skipBadRows, ...columns });
   return {
     kind: "data",
     rows: dataset.rows,

@@ -1,13 +1,13 @@
-// The bundled base beside what can be located anyhow: folders and hub ids.
+// The bundled base beside what can be located anyhow: folders, files and hub ids.
 
 import { resolve } from "node:path";
 import { type LocatedModel, locateModel as locate } from "../formats/locate-model.ts";
 import { openFolder } from "../formats/node-files.ts";
 import { BUNDLED_BASE_NAME, bundledBase } from "./bundled.ts";
 
-/** `model` is a folder, a hub id, or the name of the bundled base. Throws FILE_NOT_FOUND and what the hub throws. */
+/** `model` is a folder, a GGUF file, a hub id, or the name of the bundled base. Throws FILE_NOT_FOUND and what the hub throws. */
 export async function locateModel(model: string): Promise<LocatedModel> {
   if (model === BUNDLED_BASE_NAME || resolve(model) === resolve(bundledBase()))
-    return { folder: await openFolder(bundledBase()), name: BUNDLED_BASE_NAME, revision: null };
+    return { folder: await openFolder(bundledBase()), ggufFile: null, name: BUNDLED_BASE_NAME, revision: null };
   return locate(model);
 }

@@ -2,6 +2,7 @@
 
 import type { Backend } from "../backends/backend.ts";
 import { type Checkpoint, openCheckpoint } from "../formats/checkpoint.ts";
+import { openGgufModel } from "../formats/gguf-model.ts";
 import type { LocatedModel } from "../formats/locate-model.ts";
 import { sha256InBackground } from "../formats/node-sha256.ts";
 import type { ModelConfig } from "../model/config.ts";
@@ -15,7 +16,7 @@ import { locateModel } from "./locate-model.ts";
 import { type DeviceSettings, openDevice } from "./open-device.ts";
 
 export interface ModelSettings extends DeviceSettings {
-  /** A folder, or a hub id (`owner/name` or `owner/name@revision`). */
+  /** A folder, a GGUF file, or a hub id (`owner/name` or `owner/name@revision`). */
   readonly model: string;
   /** Format in which the base is held. Default: nf4, or as stored if it is 4-bit already. */
   readonly baseFormat?: BaseFormat;
@@ -33,13 +34,13 @@ export interface ModelFiles extends AsyncDisposable {
   readonly tokenizer: Tokenizer;
 }
 
-/** Throws FILE_NOT_FOUND, MODEL_CONFIG_INVALID, MODEL_UNSUPPORTED, SAFETENSORS_INVALID, TOKENIZER_INVALID, VOCABULARY_MISMATCH. */
+/** Throws FILE_NOT_FOUND, MODEL_CONFIG_INVALID, MODEL_UNSUPPORTED, SAFETENSORS_INVALID, GGUF_INVALID, TOKENIZER_INVALID, VOCABULARY_MISMATCH. */
 export async function openModelFiles(model: string): Promise<ModelFiles> {
   const located = await locateModel(model);
-  const checkpoint = await openCheckpoint(located.folder);
+  const checkpoint = await openLocated(located);
   try {
-    const config = parseModelConfig(checkpoint.configJson, `${located.folder.path}/config.json`);
-    const tokenizer = await readTokenizer(located.folder);
+    const config = parseModelConfig(checkpoint.configJson, `${checkpoint.name}/config.json`);
+    const tokenizer = await readTokenizer(checkpoint.folder);
     checkVocabulary(tokenizer, config.vocabulary);
     return { located, checkpoint, config, tokenizer, [Symbol.asyncDispose]: () => checkpoint.close() };
   } catch (error) {
@@ -47,6 +48,9 @@ export async function openModelFiles(model: string): Promise<ModelFiles> {
     throw error;
   }
 }
+
+const openLocated = async ({ folder, ggufFile }: LocatedModel): Promise<Checkpoint> =>
+  ggufFile === null ? openCheckpoint(folder) : openGgufModel(await folder.open(ggufFile), ggufFile);
 
 /** A base on a device. Disposing it releases both. */
 export interface OpenBase extends AsyncDisposable {

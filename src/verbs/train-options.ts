@@ -4,6 +4,7 @@
 import { defaultRanks, type RankDistribution, type ScaleRule, type TrainingMode } from "../adapter/config.ts";
 import { OPTIMIZER_CHOICES, type OptimizerChoice } from "../adapter/moments.ts";
 import type { BatchConfig } from "../data/batch.ts";
+import { areWhole, COLUMNS_EXPECTED, type Columns } from "../data/columns.ts";
 import type { LossOn } from "../data/examples.ts";
 import type { OverlongPolicy } from "../data/overlong.ts";
 import { type LinearName, linearNames, type ModelConfig } from "../model/config.ts";
@@ -72,6 +73,8 @@ export interface DataSettings {
   readonly lossOn?: LossOn;
   /** Skip and count broken rows instead of stopping at the first. */
   readonly skipBadRows?: boolean;
+  /** Which keys of a row mean what, for rows with other names: `{ prompt: "question", completion: "answer" }`. */
+  readonly columns?: Columns;
 }
 
 export const TRAIN_DEFAULTS = {
@@ -118,6 +121,7 @@ export function trainProblems(settings: Partial<TrainSettings & DataSettings>): 
     ...rankProblems(settings),
     ...distributionProblems(settings),
     ...crossProblems(settings),
+    ...columnProblems(settings.columns),
   ];
 }
 
@@ -170,6 +174,12 @@ function rangeProblems(settings: Partial<TrainSettings & DataSettings>): Problem
       ? []
       : [{ key, got: value, expected }];
   });
+}
+
+/** Columns that make no row. */
+export function columnProblems(columns: Columns | undefined): Problem[] {
+  if (columns === undefined || areWhole(columns)) return [];
+  return [{ key: "columns", got: columns, expected: COLUMNS_EXPECTED }];
 }
 
 function rankProblems(settings: TrainSettings): Problem[] {

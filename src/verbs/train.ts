@@ -90,10 +90,11 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   return { adapter: options.output, seconds: (performance.now() - began) / 1000, ...outcome };
 }
 
-const dataOptions = ({ overlong, skipBadRows, lossOn }: DataSettings) => ({
+const dataOptions = ({ overlong, skipBadRows, lossOn, columns }: DataSettings) => ({
   ...(overlong === undefined ? {} : { overlong }),
   ...(skipBadRows === undefined ? {} : { skipBadRows }),
   ...(lossOn === undefined ? {} : { lossOn }),
+  ...(columns === undefined ? {} : { columns }),
 });
 
 function stepsFor(batches: BatchPlan, epochs: number): number {

@@ -18,6 +18,7 @@ samples. The base alone is measured beside it. Every rank from 1 to R can be ask
     "overlong",
     "lossOn",
     "skipBadRows",
+    "columns",
     ...ADAPTER_OPTIONS,
   ],
   required: ["data"],

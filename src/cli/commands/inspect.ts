@@ -10,7 +10,7 @@ export const inspectCommand = defineCommand({
   details: `Data is shown token by token; a star marks the tokens that the loss looks at. An adapter is shown with its scores
 and with how often each of its rows was expected to be trained.`,
   argument: { name: "path", required: false, help: "model folder, adapter folder or .safetensors file" },
-  options: ["data", "model", "limit", "seq", "overlong", "lossOn", "skipBadRows"],
+  options: ["data", "model", "limit", "seq", "overlong", "lossOn", "skipBadRows", "columns"],
   defaults: { limit: null },
   examples: [
     { line: "inspect --data train.jsonl --model ./llama", says: "the first samples, token by token, with the mask" },

@@ -20,6 +20,7 @@ export const RUN_OPTIONS = [
   "overlong",
   "lossOn",
   "skipBadRows",
+  "columns",
   "rankMax",
   "ranks",
   "alpha",
