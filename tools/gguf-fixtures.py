@@ -66,8 +66,8 @@ def write_blocks() -> None:
 
 COMMON = dict(
     vocab_size=384,
-    hidden_size=48,
-    intermediate_size=64,
+    hidden_size=32,
+    intermediate_size=48,
     num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=2,

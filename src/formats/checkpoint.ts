@@ -145,7 +145,9 @@ async function noWeights(folder: Folder): Promise<QdlError> {
   const other = (await folder.list()).find((name) => /\.(bin|pth?|gguf|h5|msgpack)$/.test(name));
   const seen = other ? `; it has ${other}, which is not read` : "";
   return new QdlError("FILE_NOT_FOUND", `${folder.path}: neither ${SINGLE_FILE} nor ${INDEX_FILE} is there${seen}`, {
-    hint: "Name a folder that holds a Hugging Face model in safetensors format.",
+    hint: other?.endsWith(".gguf")
+      ? `Name the GGUF file itself: ${folder.path}/${other}.`
+      : "Name a folder that holds a Hugging Face model in safetensors format.",
     details: { path: folder.path },
   });
 }

@@ -44,6 +44,13 @@ const MAX_ALIGNMENT = 1 << 20;
 /** Fewest bytes that one entry takes: key or name, then kind and value, or dimensions, type and offset. */
 const MIN_ENTRY_BYTES = { metadata: 8 + 4 + 1, tensor: 8 + 4 + 8 + 4 + 8 };
 
+/** Whether the first bytes are GGUF's. */
+export async function beginsAsGguf(source: ByteSource): Promise<boolean> {
+  if (source.size < 4) return false;
+  const bytes = await source.read(0, 4);
+  return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true) === GGUF_MAGIC;
+}
+
 /** Reads and checks the header. Throws GGUF_INVALID naming what, expected and got; TENSOR_DTYPE (a type that is not read). */
 export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
   const reader = new HeaderReader(source);

@@ -3,7 +3,8 @@
 
 import { basename, dirname } from "node:path";
 import { QdlError } from "../errors.ts";
-import { fileKind, folderName, type NodeFolder, openFolder } from "./node-files.ts";
+import { beginsAsGguf } from "./gguf-header.ts";
+import { fileKind, folderName, type NodeFolder, openFile, openFolder } from "./node-files.ts";
 import { fetchHubModel, type HubOptions, parseHubId } from "./node-hub.ts";
 
 export interface LocatedModel {
@@ -16,16 +17,28 @@ export interface LocatedModel {
   readonly revision: string | null;
 }
 
+const GGUF_NAME = /\.gguf$/i;
+
+/** Told by its name, or by its first bytes: Ollama's files have hashes for names. */
+export async function isGgufFile(path: string): Promise<boolean> {
+  if (GGUF_NAME.test(path)) return true;
+  const file = await openFile(path);
+  try {
+    return await beginsAsGguf(file);
+  } finally {
+    await file.close();
+  }
+}
+
 /**
  * Finds the model that `text` names: a folder or GGUF file if there is one, else a hub id, which is brought into the cache.
  * Throws FILE_NOT_FOUND, MODEL_UNSUPPORTED (another kind of file), and what `fetchHubModel` throws.
  */
 export async function locateModel(text: string, options: HubOptions = {}): Promise<LocatedModel> {
   const kind = await fileKind(text);
-  const isGguf = text.toLowerCase().endsWith(".gguf");
   if (kind === "folder")
     return { folder: await openFolder(text), ggufFile: null, name: folderName(text), revision: null };
-  if (kind === "file" && isGguf)
+  if (kind === "file" && (await isGgufFile(text)))
     return { folder: await openFolder(dirname(text)), ggufFile: basename(text), name: basename(text), revision: null };
   if (kind === "file")
     throw new QdlError("MODEL_UNSUPPORTED", `model is the file ${text}, expected a folder, a .gguf file or a hub id`, {
@@ -33,7 +46,7 @@ export async function locateModel(text: string, options: HubOptions = {}): Promi
       details: { model: text },
     });
   const hubId = parseHubId(text);
-  if (!hubId || isGguf)
+  if (!hubId || GGUF_NAME.test(text))
     throw new QdlError("FILE_NOT_FOUND", `model is "${text}", expected a folder or file that exists, or a hub id`, {
       hint: "Check the spelling and the folder you are in.",
       details: { model: text },

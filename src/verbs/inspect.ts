@@ -6,6 +6,7 @@ import type { AdapterManifest } from "../adapter/manifest.ts";
 import { expectedUpdates } from "../adapter/rank-draw.ts";
 import { type InspectedSample, inspectSample } from "../data/inspect.ts";
 import type { GgufCheckpoint } from "../formats/gguf-model.ts";
+import { isGgufFile } from "../formats/locate-model.ts";
 import { openFile, openFolder } from "../formats/node-files.ts";
 import { openSafetensors } from "../formats/safetensors.ts";
 import type { ModelConfig } from "../model/config.ts";
@@ -74,8 +75,7 @@ export async function inspect(options: InspectOptions): Promise<Inspection> {
     ]);
   const path = options.path!;
   const info = await stat(path).catch(() => null);
-  if (info?.isFile() && !path.toLowerCase().endsWith(".gguf"))
-    return { kind: "safetensors", path, tensors: await tensorsOf(path) };
+  if (info?.isFile() && !(await isGgufFile(path))) return { kind: "safetensors", path, tensors: await tensorsOf(path) };
   if (info?.isDirectory() && (await isAdapter(path))) return inspectAdapter(path);
   return inspectModel(path);
 }

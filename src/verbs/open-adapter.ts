@@ -60,9 +60,9 @@ export function rememberedBase(base: BaseIdentity): string {
     {
       key: "model",
       path: "--model",
-      expected: `the folder of the base "${base.name}"`,
+      expected: `the folder or file of the base "${base.name}"`,
       because: "an adapter remembers no paths",
-      hint: "Name the base's folder with --model.",
+      hint: "Name the base with --model.",
     },
   ]);
   throw new TypeError("unreachable");

@@ -1,5 +1,6 @@
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { areWhole, type Columns } from "../../src/data/columns.ts";
 import { jsonErrorColumn } from "../../src/data/json-error.ts";
 import { readLines } from "../../src/data/lines.ts";
 import { parseLine, type RowResult, readRows } from "../../src/data/rows.ts";
@@ -105,6 +106,45 @@ describe("rows", () => {
     const fault = results[1]!;
     expect(fault).toMatchObject({ file: "d.jsonl", line: 2, reason: expect.stringMatching(reason) });
     expect("column" in fault ? fault.column : undefined).toBe(column);
+  });
+
+  test("keys of other names are read by columns", () => {
+    const line = utf8('{"question": "q", "answer": "a", "rules": "r", "text": "t"}');
+    const rowWith = (columns: Columns) => parseLine(line, columns);
+    const completion = { kind: "completion", prompt: "q", completion: "a" };
+    expect(rowWith({ prompt: "question", completion: "answer" })).toEqual({ row: completion });
+    expect(rowWith({ text: "answer" })).toEqual({ row: { kind: "text", text: "a" } });
+    const said = [
+      { role: "user", content: "q" },
+      { role: "assistant", content: "a" },
+    ];
+    expect(rowWith({ user: "question", assistant: "answer" })).toEqual({ row: { kind: "chat", messages: said } });
+    expect(rowWith({ user: "question", assistant: "answer", system: "rules" })).toEqual({
+      row: { kind: "chat", messages: [{ role: "system", content: "r" }, ...said] },
+    });
+    expect(rowWith({ prompt: "question", completion: "reply" })).toMatchObject({
+      reason: expect.stringMatching(/"question", "answer".*expected "reply" because it is the completion/),
+    });
+    expect(parseLine(utf8('{"q": 3}'), { text: "q" })).toMatchObject({
+      reason: expect.stringMatching(/text: .*string/),
+    });
+  });
+
+  test.each<[Columns, boolean]>([
+    [{ text: "a" }, true],
+    [{ user: "a", assistant: "b" }, true],
+    [{ prompt: "a" }, false],
+    [{ system: "a", assistant: "b" }, false],
+    [{ text: "a", prompt: "b", completion: "c" }, false],
+    [{}, false],
+  ])("columns %o make a row: %s", (columns, whole) => {
+    expect(areWhole(columns)).toBe(whole);
+  });
+
+  test("names that are common elsewhere are recognised in the message", () => {
+    expect(parseLine(utf8('{"question": "q", "answer": "a"}'))).toMatchObject({
+      reason: expect.stringContaining("or --columns prompt=question,completion=answer"),
+    });
   });
 
   test("bytes that are no UTF-8 are named with their column", async () => {

@@ -338,10 +338,30 @@ const CASES: readonly Case[] = [
     says: "MambaForCausalLM",
   },
   {
-    name: "a GGUF file",
-    code: "MODEL_UNSUPPORTED",
+    name: "a GGUF file that is cut off",
+    code: "GGUF_INVALID",
     spoil: file("m.gguf", "GGUF"),
     argv: (p) => train(p, "--model", p.path("m.gguf")),
+    says: "version is cut off",
+  },
+  {
+    name: "a file of another kind as model",
+    code: "MODEL_UNSUPPORTED",
+    spoil: file("m.bin", "PK"),
+    argv: (p) => train(p, "--model", p.path("m.bin")),
+    says: "a .gguf file",
+  },
+  {
+    name: "columns that make no row",
+    code: "CONFIG_INVALID",
+    argv: (p) => train(p, "--columns", "prompt=question"),
+    says: "completion=KEY",
+  },
+  {
+    name: "a column that rows do not have",
+    code: "DATA_ROW_INVALID",
+    argv: (p) => train(p, "--columns", "text=body"),
+    says: 'expected "body" because it is the text',
   },
   {
     name: "no tokenizer",

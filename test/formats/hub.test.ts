@@ -291,10 +291,15 @@ test("what is neither a folder nor a hub id is refused; files are named as such"
   await expect(locateModel("./nothing/here/at/all")).rejects.toMatchObject({ code: "FILE_NOT_FOUND" });
   const file = join(folder.path, "model.gguf");
   await writeFile(file, "GGUF");
-  expect((await stat(file)).isFile()).toBe(true);
-  await expect(locateModel(file)).rejects.toMatchObject({
+  expect(await locateModel(file)).toMatchObject({ ggufFile: "model.gguf", name: "model.gguf", revision: null });
+  // Ollama's files are named by their hash.
+  const blob = join(folder.path, "sha256-0123");
+  await writeFile(blob, "GGUF and more");
+  expect(await locateModel(blob)).toMatchObject({ ggufFile: "sha256-0123" });
+  await writeFile(blob, "PK");
+  await expect(locateModel(blob)).rejects.toMatchObject({
     code: "MODEL_UNSUPPORTED",
-    hint: expect.stringContaining("GGUF"),
+    message: expect.stringContaining("a .gguf file"),
   });
-  await expect(locateModel("other.gguf")).rejects.toMatchObject({ code: "MODEL_UNSUPPORTED" });
+  await expect(locateModel("other.gguf")).rejects.toMatchObject({ code: "FILE_NOT_FOUND" });
 });
