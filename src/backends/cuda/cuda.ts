@@ -4,15 +4,18 @@
 import { QdlError } from "../../errors.ts";
 import type { ArgsOf, OpName } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import type { Backend, KernelTable, Placement, Wish } from "../backend.ts";
+import type { Backend, DeviceMemory, KernelTable, Placement, Wish } from "../backend.ts";
 import { BufferLedger, prepareOp, runOp, scratchBytesOf, wishesOf } from "../base.ts";
 import { CudaBuffer } from "./buffer.ts";
 import { CudaDevice, type DeviceOptions } from "./device.ts";
 import { OUT_OF_MEMORY } from "./driver.ts";
 import { kernelTable } from "./kernels.ts";
+import { sustainedProduct } from "./peak.ts";
 import { Transfers } from "./transfers.ts";
 
 const HOST_ALLOC_PORTABLE = 1;
+/** Code of kernels, and cuBLASLt's, that comes to the device when first used. */
+const LOADED_LATER = 192 << 20;
 
 export interface CudaOptions extends DeviceOptions {
   /** The most bytes that buffers may take. Default: what the GPU has. */
@@ -34,6 +37,8 @@ export class CudaBackend implements Backend {
   readonly device: CudaDevice;
   readonly #ledger: BufferLedger;
   readonly #transfers: Transfers;
+  /** Of the allocated bytes, those in host memory. */
+  #pagedBytes = 0;
 
   constructor(device: CudaDevice, memoryBytes?: number) {
     this.device = device;
@@ -57,14 +62,30 @@ export class CudaBackend implements Backend {
   alloc(bytes: number, label: string, placement: Placement = "device"): CudaBuffer {
     return this.#ledger.add(bytes, label, () => {
       const address = this.#allocate(bytes, placement);
-      return new CudaBuffer(
-        address,
-        bytes,
-        label,
-        (at) => this.#free(at, placement),
-        (buffer) => this.#ledger.remove(buffer),
-      );
+      const paged = placement === "host" ? bytes : 0;
+      this.#pagedBytes += paged;
+      const forget = (buffer: CudaBuffer): void => {
+        this.#pagedBytes -= paged;
+        this.#ledger.remove(buffer);
+      };
+      return new CudaBuffer(address, bytes, label, (at) => this.#free(at, placement), forget);
     });
+  }
+
+  /** What is free, less what the driver and cuBLASLt load at their first use of a kernel. */
+  memory(): DeviceMemory {
+    const { freeBytes, totalBytes } = this.device.memory();
+    const onDevice = this.allocatedBytes - this.#pagedBytes;
+    return {
+      unified: false,
+      availableBytes: Math.max(0, freeBytes - LOADED_LATER),
+      overheadBytes: Math.max(0, totalBytes - freeBytes - onDevice) + LOADED_LATER,
+    };
+  }
+
+  /** FLOP/s of a large cuBLASLt product under sustained load. */
+  measurePeak(dtype: "f32" | "bf16"): number {
+    return sustainedProduct(this.device, dtype, this);
   }
 
   write(buffer: CudaBuffer, offset: number, bytes: Uint8Array): void {
