@@ -164,6 +164,7 @@ const MANIFEST_SCHEMA = z.object({
   }),
   scores: z.array(z.object({ rank: z.int().min(0), loss: z.number(), metric: z.number().optional() })),
   metricName: z.string().optional(),
+  updateErrors: z.array(z.object({ rank: z.int().min(1), relative: z.number() })).optional(),
   provenance: z.looseObject({ qdylora: z.string() }),
 });
 
