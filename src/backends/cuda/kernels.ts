@@ -6,6 +6,7 @@ import type { CudaDevice } from "./device.ts";
 import { elementwiseKernels } from "./elementwise.ts";
 import { gatherKernels } from "./gather.ts";
 import { normKernels } from "./norms.ts";
+import { optimizerKernels } from "./optimizer.ts";
 import { ropeKernels } from "./rope.ts";
 
 export function kernelTable(device: CudaDevice): KernelTable {
@@ -14,6 +15,7 @@ export function kernelTable(device: CudaDevice): KernelTable {
     ...normKernels(device),
     ...ropeKernels(device),
     ...gatherKernels(device),
+    ...optimizerKernels(device),
     attention: unsupported("not written yet"),
     attentionBackward: unsupported("not written yet"),
     attentionCached: unsupported("not written yet"),
@@ -24,8 +26,5 @@ export function kernelTable(device: CudaDevice): KernelTable {
     quantize4bit: unsupported("not written yet"),
     quantizeScales: unsupported("not written yet"),
     dequantize: unsupported("not written yet"),
-    sumSquares: unsupported("not written yet"),
-    adamW: unsupported("not written yet"),
-    adamW8bit: unsupported("not written yet"),
   };
 }
