@@ -119,7 +119,9 @@ async function measure(device: CudaBackend, name: OpName, args: OpArgs): Promise
   process.stdout.write(`${JSON.stringify(line)}\n`);
 }
 
-const round = (value: number, unit = 10): number => Math.round(value * unit) / unit;
+function round(value: number, unit = 10): number {
+  return Math.round(value * unit) / unit;
+}
 
 /** Seconds of one call, over about SECONDS of calls after as many to warm up. */
 function timed(device: CudaBackend, step: () => void): number {
