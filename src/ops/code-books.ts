@@ -47,8 +47,16 @@ export function nearestLevel(thresholds: Float32Array, x: number): number {
  * FP4's thresholds on |x| and the code above each. The decimals are those of bitsandbytes (csrc/kernels.cu,
  * dQuantizeFP4), where 0.583333 is not quite 7/12: kept, since files must not depend on who wrote them.
  */
-const FP4_THRESHOLDS = Float32Array.of(0.00260417, 0.0859375, 0.20833333, 0.29166667, 0.4166667, 0.583333, 0.8333333);
-const FP4_CODES = [0, 1, 6, 7, 4, 5, 2, 3];
+export const FP4_THRESHOLDS = Float32Array.of(
+  0.00260417,
+  0.0859375,
+  0.20833333,
+  0.29166667,
+  0.4166667,
+  0.583333,
+  0.8333333,
+);
+export const FP4_CODES = [0, 1, 6, 7, 4, 5, 2, 3];
 
 /** 4-bit code of `x` = w/absmax in −1..1 (f32). A tie goes to the lower level (nf4), to the smaller magnitude (fp4). */
 export function fourBitCode(format: FourBitFormat, x: number): number {

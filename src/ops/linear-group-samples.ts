@@ -129,6 +129,23 @@ export const GROUP_SHAPES: readonly GroupShape[] = [
     ranges: all(2, 4, 0.5),
   },
   {
+    name: "eight rows of several ranks",
+    n: 8,
+    k: 192,
+    linears: [
+      { m: 48, format: "nf4 double", bias: true },
+      { m: 33, format: "fp4 double" },
+      { m: 17, format: "nf4", bare: true },
+      { m: 20, format: "bf16" },
+    ],
+    r: 8,
+    ranges: [
+      { from: 0, to: 3, rank: 8, scale: 0.5 },
+      { from: 3, to: 4, rank: 0, scale: 1 },
+      { from: 5, to: 8, rank: 3, scale: 2 },
+    ],
+  },
+  {
     name: "one row, deep",
     n: 1,
     k: 2816,

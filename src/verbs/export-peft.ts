@@ -16,8 +16,7 @@ export const exportPeft: SliceWriter = async ({ rank, weights, manifest }, folde
   };
 };
 
-/** How to load a PEFT folder over `base`. */
-export function peftUses(base: string, rank: number): WrittenSlice["uses"] {
+function peftUses(base: string, rank: number): WrittenSlice["uses"] {
   return [
     {
       tool: "PEFT",

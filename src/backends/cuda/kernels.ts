@@ -5,8 +5,10 @@ import { unsupported } from "../base.ts";
 import type { CudaDevice } from "./device.ts";
 import { elementwiseKernels } from "./elementwise.ts";
 import { gatherKernels } from "./gather.ts";
+import { linearKernels } from "./linears.ts";
+import { lossKernels } from "./loss.ts";
 import { normKernels } from "./norms.ts";
-import { optimizerKernels } from "./optimizer.ts";
+import { quantizationKernels } from "./quantization.ts";
 import { ropeKernels } from "./rope.ts";
 
 export function kernelTable(device: CudaDevice): KernelTable {
@@ -15,16 +17,14 @@ export function kernelTable(device: CudaDevice): KernelTable {
     ...normKernels(device),
     ...ropeKernels(device),
     ...gatherKernels(device),
-    ...optimizerKernels(device),
+    ...linearKernels(device),
+    ...lossKernels(device),
+    ...quantizationKernels(device),
     attention: unsupported("not written yet"),
     attentionBackward: unsupported("not written yet"),
     attentionCached: unsupported("not written yet"),
-    matmul: unsupported("not written yet"),
-    adaptedLinears: unsupported("not written yet"),
-    adaptedLinearsBackward: unsupported("not written yet"),
-    linearCrossEntropy: unsupported("not written yet"),
-    quantize4bit: unsupported("not written yet"),
-    quantizeScales: unsupported("not written yet"),
-    dequantize: unsupported("not written yet"),
+    sumSquares: unsupported("not written yet"),
+    adamW: unsupported("not written yet"),
+    adamW8bit: unsupported("not written yet"),
   };
 }

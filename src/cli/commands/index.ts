@@ -3,7 +3,6 @@
 import type { CommandSpec } from "../command.ts";
 import { benchCommand } from "./bench.ts";
 import { chatCommand } from "./chat.ts";
-import { compressCommand } from "./compress.ts";
 import { doctorCommand } from "./doctor.ts";
 import { estimateCommand } from "./estimate.ts";
 import { evalCommand } from "./eval.ts";
@@ -22,7 +21,6 @@ export const COMMANDS = [
   generateCommand,
   chatCommand,
   exportCommand,
-  compressCommand,
   quantizeCommand,
   estimateCommand,
   inspectCommand,

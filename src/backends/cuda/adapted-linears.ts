@@ -1,0 +1,122 @@
+// adaptedLinears on cuBLASLt: each linear is ONE product [x | t]·[W | Bᵀ]ᵀ over K + b columns, rounded once. t = s·x·Aᵀ goes
+// into the spare columns behind x (`xTail`; without them x is copied beside it), W is decoded into scratch with B turned
+// beside it. All A's of the group meet x in one narrow product first.
+
+import type { AdaptedLinearsArgs } from "../../ops/adapted-linears.ts";
+import { colSlice, rowSlice, type Tensor } from "../../tensor/tensor.ts";
+import type { Wish } from "../backend.ts";
+import { activeRanges, fillRows, paddedRank, placeProducts, stackRows, turnRows } from "./adapter-columns.ts";
+import type { CudaDevice, Step } from "./device.ts";
+import { commonType, inOrder } from "./kernel.ts";
+import { castTo, NOTHING, type ProductOf, product } from "./products.ts";
+import { decodeInto } from "./quantization.ts";
+import type { Room } from "./room.ts";
+
+/** Room for the widest adapter behind x, where it starts as the tensor cores like it. */
+export function forwardWishes({ x, a }: AdaptedLinearsArgs): readonly Wish[] {
+  const rank = a.find((entry) => entry !== null)?.rows ?? 0;
+  if (rank === 0 || x.cols % paddedRank(1, x.dtype) !== 0) return [];
+  return [{ beside: "x", tail: "xTail", tailColumns: paddedRank(rank, x.dtype) }];
+}
+
+/** The adapters that act on a call. */
+interface Active {
+  /** Largest active rank. */
+  readonly rank: number;
+  /** Columns of each adapter in `narrow` and behind x. */
+  readonly padded: number;
+  /** Linears with an active adapter, in the order of the units of `narrow`. */
+  readonly adapted: readonly number[];
+  /** A's below one another; null where the only one is read in place. */
+  readonly stack: Tensor | null;
+  /** x·Aᵀ of all adapters, not scaled yet: f32 [N, adapters × padded]. */
+  readonly narrow: Tensor;
+  /** x and t of one adapter after the other. */
+  readonly wide: Tensor;
+}
+
+interface Plan {
+  /** null: no adapter acts. */
+  readonly active: Active | null;
+  /** W, with B beside it where an adapter acts: one weight at a time. */
+  readonly weight: Tensor;
+}
+
+/** What a call takes of its scratch. */
+export function planForward(args: AdaptedLinearsArgs, room: Room): Plan {
+  const { x, weights } = args;
+  const active = planActive(args, room);
+  const rows = Math.max(...weights.map((weight) => weight.rows));
+  return { active, weight: room.take(x.dtype, rows, x.cols + (active?.padded ?? 0)) };
+}
+
+function planActive({ x, weights, a, xTail, ranges }: AdaptedLinearsArgs, room: Room): Active | null {
+  const rank = Math.max(0, ...activeRanges(ranges).map((range) => range.rank));
+  const adapted = rank === 0 ? [] : weights.map((_, i) => i).filter((i) => a[i]);
+  if (adapted.length === 0) return null;
+  const padded = paddedRank(rank, x.dtype);
+  const inPlace = adapted.length === 1 && a[adapted[0]!]!.dtype === x.dtype;
+  const behind = xTail && xTail.cols >= padded;
+  return {
+    rank,
+    padded,
+    adapted,
+    stack: inPlace ? null : room.take(x.dtype, adapted.length * padded, x.cols),
+    narrow: room.take("f32", x.rows, adapted.length * padded),
+    wide: behind ? { ...x, cols: x.cols + padded } : room.take(x.dtype, x.rows, x.cols + padded),
+  };
+}
+
+export function adaptedLinears(device: CudaDevice, args: AdaptedLinearsArgs, room: Room): Step {
+  const { x, weights, biases, a, b, t, y } = args;
+  commonType("adaptedLinears", x, ...[biases, a, b, t, y].flat().filter((tensor) => tensor !== null));
+  if (x.rows === 0) return NOTHING;
+  const plan = planForward(args, room);
+  const before = plan.active ? narrowProduct(device, args, plan.active) : NOTHING;
+  return inOrder(before, ...weights.map((_, i) => oneLinear(device, args, plan, i)));
+}
+
+/** x·Aᵀ of the whole group; and x in `wide`, if it does not lie there. */
+function narrowProduct(device: CudaDevice, { x, a }: AdaptedLinearsArgs, active: Active): Step {
+  const { adapted, rank, stack, narrow, wide } = active;
+  const all = adapted.map((i) => a[i]!);
+  return inOrder(
+    wide.offset === x.offset && wide.buffer === x.buffer ? NOTHING : castTo(device, x, colSlice(wide, 0, x.cols)),
+    stack ? stackRows(device, all, rank, stack) : NOTHING,
+    stack
+      ? product(device, { c: narrow, a: x, b: stack, transposeB: true })
+      : product(device, { c: colSlice(narrow, 0, rank), a: x, b: rowSlice(all[0]!, 0, rank), transposeB: true }),
+  );
+}
+
+function oneLinear(device: CudaDevice, args: AdaptedLinearsArgs, { active, weight: room }: Plan, i: number): Step {
+  const weight = args.weights[i]!;
+  const { cols } = args.x;
+  const unit = active?.adapted.indexOf(i) ?? -1;
+  const [c, bias] = [args.y[i]!, args.biases[i]!];
+  const beside = rowSlice(room, 0, weight.rows);
+  const decoded = colSlice(beside, 0, cols);
+  if (!active || unit < 0) {
+    if (weight.format === "zero") return fillRows(device, bias, c);
+    if ("values" in weight && weight.format === args.x.dtype)
+      return biasedProduct(device, { c, a: args.x, b: weight.values, transposeB: true }, bias);
+    const base: ProductOf = { c, a: args.x, b: decoded, transposeB: true };
+    return inOrder(decodeInto(device, weight, decoded), biasedProduct(device, base, bias));
+  }
+  const { rank, padded, wide } = active;
+  const from = colSlice(active.narrow, unit * padded, (unit + 1) * padded);
+  /** The product starts behind x where there is no base. */
+  const first = weight.format === "zero" ? cols : 0;
+  const [a, b] = [colSlice(wide, first, cols + padded), colSlice(beside, first, cols + padded)];
+  return inOrder(
+    placeProducts(device, { from, padded, to: colSlice(wide, cols, cols + padded), named: args.t[i]! }, args.ranges),
+    weight.format === "zero" ? NOTHING : decodeInto(device, weight, decoded),
+    turnRows(device, args.b[i]!, rank, colSlice(beside, cols, cols + padded)),
+    biasedProduct(device, { c, a, b, transposeB: true }, bias),
+  );
+}
+
+function biasedProduct(device: CudaDevice, of: ProductOf, bias: Tensor | null): Step {
+  if (!bias) return product(device, of);
+  return inOrder(fillRows(device, bias, of.c), product(device, { ...of, beta: 1 }));
+}

@@ -1,0 +1,168 @@
+// Decoding: at most 8 rows of x against weights that are read once. Linears of a group that are stored alike share a launch;
+// each row of x may have a rank of its own.
+
+import type { AdaptedLinearsArgs } from "../../ops/adapted-linears.ts";
+import type { DenseWeight, FourBitWeight, FrozenWeight } from "../../ops/frozen-weight.ts";
+import type { MatmulArgs } from "../../ops/matmul.ts";
+import { BYTES_PER_ELEMENT } from "../../tensor/dtype.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import { activeRanges, paddedRank } from "./adapter-columns.ts";
+import { addressOf } from "./buffer.ts";
+import type { CudaDevice, Step } from "./device.ts";
+import { elementType, inOrder } from "./kernel.ts";
+import { kernelArguments } from "./launch.ts";
+import { NOTHING } from "./products.ts";
+import { fourBitWords } from "./quantization.ts";
+import type { Room } from "./room.ts";
+
+const MOST_ROWS = 8;
+const MOST_LINEARS = 4;
+/** Weights of a row that a step takes at once: one block of scales. */
+const BLOCK = 64;
+const TILE = 16;
+const THREADS = 256;
+const NARROW_THREADS = 128;
+const NO_ADAPTER = 0xffffffff;
+const DENSE_WORDS = 4;
+const LINEAR_WORDS = 14;
+
+/** A linear without what belongs to its adapter's A. */
+interface Linear {
+  readonly weight: DenseWeight | FourBitWeight;
+  readonly bias: Tensor | null;
+  readonly b: Tensor | null;
+  readonly y: Tensor;
+  /** First column of its adapter in t. */
+  readonly unit: number;
+}
+
+/** Whether few rows of x meet weights that the kernel can read in whole words. */
+export function hasFewRows(
+  x: Tensor,
+  weights: readonly FrozenWeight[],
+  compute: readonly (Tensor | null)[] = [],
+): boolean {
+  const fits = x.rows >= 1 && x.rows <= MOST_ROWS && x.cols % BLOCK === 0 && readsWhole(x);
+  return fits && weights.every(isReadable) && compute.every((tensor) => tensor?.dtype !== "f32");
+}
+
+/** Rows of bf16 that start on 16 bytes. */
+export const readsWhole = (tensor: Tensor): boolean =>
+  tensor.dtype === "bf16" && tensor.offset % 16 === 0 && (tensor.rows === 1 || tensor.stride % 8 === 0);
+
+function isReadable(weight: FrozenWeight): weight is DenseWeight | FourBitWeight {
+  if (weight.format === "zero") return false;
+  return "values" in weight ? readsWhole(weight.values) : weight.codes.offset % 8 === 0;
+}
+
+/** What a call takes of its scratch: t of all adapters, f32 [N, adapters × padded]. */
+export function planFewRows({ x, a, ranges }: AdaptedLinearsArgs, room: Room) {
+  const rank = Math.max(0, ...activeRanges(ranges).map((range) => range.rank));
+  const adapted = rank === 0 ? [] : a.map((_, i) => i).filter((i) => a[i]);
+  const padded = paddedRank(rank, x.dtype);
+  return {
+    rank,
+    adapted,
+    padded,
+    narrow: adapted.length === 0 ? null : room.take("f32", x.rows, adapted.length * padded),
+  };
+}
+
+export function adaptedFewRows(device: CudaDevice, args: AdaptedLinearsArgs, room: Room): Step {
+  const { x, weights, biases, b, y } = args;
+  const plan = planFewRows(args, room);
+  const linears = weights.map((weight, i): Linear => {
+    const unit = plan.adapted.indexOf(i);
+    // hasFewRows() has seen that no weight is zero.
+    const stored = weight as DenseWeight | FourBitWeight;
+    return { weight: stored, bias: biases[i]!, b: b[i]!, y: y[i]!, unit: unit < 0 ? NO_ADAPTER : unit * plan.padded };
+  });
+  const launches = alike(linears).map((group) => fewRows(device, x, group, plan.narrow, plan.rank));
+  return inOrder(plan.narrow ? narrowProducts(device, args, plan, plan.narrow) : NOTHING, ...launches);
+}
+
+/** The same for a dense product. */
+export function matmulFewRows(device: CudaDevice, { x, weight, y }: MatmulArgs): Step {
+  const stored: DenseWeight = { format: "bf16", rows: weight.rows, cols: weight.cols, values: weight };
+  return fewRows(device, x, [{ weight: stored, bias: null, b: null, y, unit: NO_ADAPTER }], null, 0);
+}
+
+/** Neighbours that are stored alike. */
+function alike(linears: readonly Linear[]): Linear[][] {
+  const groups: Linear[][] = [];
+  for (const linear of linears) {
+    const group = groups.at(-1);
+    if (group && storage(group[0]!.weight) === storage(linear.weight)) group.push(linear);
+    else groups.push([linear]);
+  }
+  return groups;
+}
+
+const storage = (weight: DenseWeight | FourBitWeight): string => ("values" in weight ? "dense" : weight.scales.kind);
+
+function fewRows(device: CudaDevice, x: Tensor, linears: readonly Linear[], t: Tensor | null, rank: number): Step {
+  const kind = storage(linears[0]!.weight);
+  const kernel = device.function("few-rows.cu", "few_rows", {
+    TYPE: elementType(linears[0]!.y),
+    FOUR_BIT: kind === "dense" ? 0 : 1,
+    DOUBLE: kind === "double" ? 1 : 0,
+  });
+  const args = kernelArguments()
+    .tensors(x)
+    .longs(x.stride)
+    .integers(x.rows, x.cols / BLOCK);
+  args
+    .tensors(t)
+    .integers(t?.stride ?? 0, rank, linears.length)
+    .structure(structureOf(linears));
+  const tiles = linears.reduce((sum, { weight }) => sum + Math.ceil(weight.rows / TILE), 0);
+  return device.launch(kernel, [tiles], THREADS, args);
+}
+
+/** The structure Linears of the kernel. */
+function structureOf(linears: readonly Linear[]): Uint32Array {
+  const parts = linears.map(({ weight }) => weightWords(weight));
+  const weightLength = parts[0]!.length;
+  const words = new Uint32Array(MOST_LINEARS * (LINEAR_WORDS + weightLength));
+  let tile = 0;
+  for (const [i, { weight, bias, b, y, unit }] of linears.entries()) {
+    const longs = [addressOf(y), y.stride, bias ? addressOf(bias) : 0, b ? addressOf(b) : 0, b?.stride ?? 0];
+    words.set(new Uint32Array(BigUint64Array.from(longs.map(BigInt)).buffer), i * LINEAR_WORDS);
+    words.set([weight.rows, tile, unit], i * LINEAR_WORDS + 2 * longs.length);
+    words.set(parts[i]!, MOST_LINEARS * LINEAR_WORDS + i * weightLength);
+    tile += Math.ceil(weight.rows / TILE);
+  }
+  return words;
+}
+
+function weightWords(weight: DenseWeight | FourBitWeight): Uint32Array {
+  if (!("values" in weight)) return fourBitWords(weight);
+  const { values } = weight;
+  const words = new Uint32Array(DENSE_WORDS);
+  new BigUint64Array(words.buffer).set([BigInt(addressOf(values)), BigInt(values.stride)]);
+  return words;
+}
+
+function narrowProducts(
+  device: CudaDevice,
+  { x, a, t, ranges }: AdaptedLinearsArgs,
+  { rank, adapted, padded }: ReturnType<typeof planFewRows>,
+  narrow: Tensor,
+): Step {
+  const kernel = device.function("few-rows-narrow.cu", "few_rows_narrow");
+  const adapters = new BigUint64Array(4 * MOST_LINEARS);
+  for (const [unit, i] of adapted.entries())
+    for (const [field, tensor] of [a[i]!, t[i]!].entries()) {
+      adapters[2 * field * MOST_LINEARS + unit] = BigInt(addressOf(tensor));
+      adapters[(2 * field + 1) * MOST_LINEARS + unit] = BigInt(tensor.stride);
+    }
+  const ranks = new Uint32Array(2 * MOST_ROWS);
+  const scales = new Float32Array(ranks.buffer, MOST_ROWS * BYTES_PER_ELEMENT.f32);
+  for (const range of activeRanges(ranges)) {
+    ranks.fill(range.rank, range.from, range.to);
+    scales.fill(range.scale, range.from, range.to);
+  }
+  const args = kernelArguments().tensors(x).longs(x.stride).integers(x.rows, x.cols).tensors(narrow);
+  args.integers(narrow.stride, padded).structure(new Uint32Array(adapters.buffer)).structure(ranks);
+  return device.launch(kernel, [rank, adapted.length], NARROW_THREADS, args);
+}
