@@ -3,6 +3,8 @@
 
 import type { CudaBackend } from "../src/backends/cuda/cuda.ts";
 import { openCuda } from "../src/backends/cuda/cuda.ts";
+import { momentBlocks } from "../src/ops/adam-w-8bit.ts";
+import { SETTINGS_SAMPLE } from "../src/ops/adam-w-rule.ts";
 import { type ArgsOf, OPS, type OpName } from "../src/ops/index.ts";
 import { type Op, type OpArgs, tensorsOf } from "../src/ops/op.ts";
 import { BYTES_PER_ELEMENT, type DType } from "../src/tensor/dtype.ts";
@@ -12,6 +14,12 @@ const TOKENS = 8192;
 const HIDDEN = 4096;
 const FEED_FORWARD = 11_008;
 const SECONDS = 0.2;
+const RANK = 64;
+/** Widths of the A and Bᵀ of eight layers of a 7B model. */
+const LAYER = Array.from({ length: 8 }, () => [
+  ...Array.from({ length: 11 }, () => HIDDEN),
+  ...[FEED_FORWARD, FEED_FORWARD, FEED_FORWARD],
+]).flat();
 
 const backend = await openCuda();
 await measureAll(backend);
@@ -24,10 +32,19 @@ async function measureAll(device: CudaBackend): Promise<void> {
   const i32 = (rows: number, cols: number) => make.integers(rows, cols);
   const wide = () => bf16(TOKENS, HIDDEN);
   const swiglu = (cols: number) => ({ gate: bf16(TOKENS, cols), up: bf16(TOKENS, cols), y: bf16(TOKENS, cols) });
+  const layer = () => LAYER.map((cols) => f32(RANK, cols));
+  const codes = () => LAYER.map((cols) => make.tensor("u8", RANK, cols));
+  const scales = () => LAYER.map((cols) => f32(RANK, momentBlocks(cols)));
+  const adapter = () => ({
+    ...{ params: layer(), gradients: layer(), steps: i32(RANK, 1), squares: f32(1, 1), from: 0, to: RANK },
+    learningRates: LAYER.map(() => 1e-4),
+    ...SETTINGS_SAMPLE,
+  });
   const rows = [
     ["fill", () => ({ y: wide(), value: 1 })],
     ["cast", () => ({ x: f32(TOKENS, HIDDEN), y: wide() })],
     ["add", () => ({ a: wide(), b: wide(), y: wide() })],
+    ["sumSquares", () => ({ xs: [f32(TOKENS, HIDDEN)], sum: f32(1, 1) })],
     ["embed", () => ({ table: bf16(32_000, HIDDEN), tokens: i32(TOKENS, 1), y: wide() })],
     [
       "dropout",
@@ -46,6 +63,28 @@ async function measureAll(device: CudaBackend): Promise<void> {
       },
     ],
     ["kvAppend", () => ({ x: wide(), rows: i32(TOKENS, 1), cache: wide() })],
+    [
+      "layerNorm",
+      () => ({
+        ...{ x: wide(), weight: bf16(1, HIDDEN), bias: bf16(1, HIDDEN), y: wide() },
+        ...{ mean: f32(TOKENS, 1), rstd: f32(TOKENS, 1), eps: 1e-5 },
+      }),
+    ],
+    [
+      "layerNormBackward",
+      () => ({
+        ...{ x: wide(), weight: bf16(1, HIDDEN), mean: f32(TOKENS, 1), rstd: f32(TOKENS, 1), dy: wide(), dx: wide() },
+      }),
+    ],
+    ["rmsNorm", () => ({ x: wide(), weight: bf16(1, 128), y: wide(), rstd: f32(TOKENS, HIDDEN / 128), eps: 1e-5 })],
+    ["adamW", () => ({ ...adapter(), ms: layer(), vs: layer(), copies: LAYER.map((cols) => bf16(RANK, cols)) })],
+    [
+      "adamW8bit",
+      () => ({
+        ...{ ...adapter(), mCodes: codes(), mAbsmax: scales(), vCodes: codes(), vAbsmax: scales() },
+        ...{ copies: LAYER.map((cols) => bf16(RANK, cols)), mMap: f32(1, 256), vMap: f32(1, 256) },
+      }),
+    ],
   ] satisfies { [K in OpName]: [K, () => ArgsOf<K>] }[OpName][];
   for (const [op, args] of rows) {
     await measure(device, op, args() as OpArgs);
@@ -80,7 +119,9 @@ async function measure(device: CudaBackend, name: OpName, args: OpArgs): Promise
   process.stdout.write(`${JSON.stringify(line)}\n`);
 }
 
-const round = (value: number, unit = 10): number => Math.round(value * unit) / unit;
+function round(value: number, unit = 10): number {
+  return Math.round(value * unit) / unit;
+}
 
 /** Seconds of one call, over about SECONDS of calls after as many to warm up. */
 function timed(device: CudaBackend, step: () => void): number {
@@ -102,7 +143,7 @@ function maker(device: CudaBackend) {
     const buffer = device.alloc(rows * cols * BYTES_PER_ELEMENT[dtype], "bench");
     buffers.add(buffer);
     const made = matrix(buffer, dtype, rows, cols);
-    if (dtype !== "i32") device.run("fill", { y: made, value: 0.5 });
+    if (dtype !== "i32" && dtype !== "u8") device.run("fill", { y: made, value: 0.5 });
     return made;
   };
   return {

@@ -6,7 +6,7 @@ import type { Folder } from "../formats/folder.ts";
 import type { DTypeRule } from "../formats/output-dtype.ts";
 import { openPeft, type PeftModule, peftScale, writePeft } from "../formats/peft.ts";
 import { FAMILY_NAMES, type FamilyName, type LinearName, type ModelConfig } from "../model/config.ts";
-import { FAMILIES, linearPath } from "../model/families/index.ts";
+import { linearAt, linearPath } from "../model/families/index.ts";
 import type { BaseIdentity } from "../model/frozen-model.ts";
 import type { AdapterManifest } from "./manifest.ts";
 import { adapterLayout } from "./parameters.ts";
@@ -41,8 +41,8 @@ export async function readAdapter(folder: Folder): Promise<StoredAdapter> {
   const peft = await openPeft(folder);
   try {
     const { rankMax, targets } = manifest.adapter;
-    if (peft.rank !== rankMax)
-      throw invalid(folder, `r in adapter_config.json is ${peft.rank}, expected ${rankMax} as in ${MANIFEST}`);
+    const other = peft.modules.find((module) => module.rank !== rankMax);
+    if (other) throw invalid(folder, `${other.path} has rank ${other.rank}, expected ${rankMax} as in ${MANIFEST}`);
     const tensors = new Map<string, Float32Array>();
     const { family } = manifest.base;
     for (const module of peft.modules) {
@@ -121,10 +121,8 @@ function peftModule(
 
 /** `model.layers.3.self_attn.q_proj` → `layers.3.q_proj` */
 function tensorPrefix(folder: Folder, family: FamilyName, path: string, targets: readonly LinearName[]): string {
-  const { layers, linears } = FAMILIES[family].tensors;
-  const match = path.startsWith(`${layers}.`) ? /^(\d+)\.(.+)$/.exec(path.slice(layers.length + 1)) : null;
-  const linear = targets.find((name) => linears[name] === match?.[2]);
-  if (match && linear) return `layers.${match[1]}.${linear}`;
+  const place = linearAt(family, path);
+  if (place && targets.includes(place.linear)) return `layers.${place.layer}.${place.linear}`;
   throw invalid(folder, `module ${path} is not one of the targets ${targets.join(", ")}`);
 }
 
@@ -166,6 +164,7 @@ const MANIFEST_SCHEMA = z.object({
   }),
   scores: z.array(z.object({ rank: z.int().min(0), loss: z.number(), metric: z.number().optional() })),
   metricName: z.string().optional(),
+  updateErrors: z.array(z.object({ rank: z.int().min(1), relative: z.number() })).optional(),
   provenance: z.looseObject({ qdylora: z.string() }),
 });
 

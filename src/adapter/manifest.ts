@@ -20,6 +20,8 @@ export interface AdapterManifest {
   /** Scores at the evaluated ranks; rank 0 is the base alone. */
   readonly scores: readonly AdapterScore[];
   readonly metricName?: string;
+  /** Of an adapter made by `compress`: ‖ΔW − ΔW at that rank‖ / ‖ΔW‖ over all linears together. */
+  readonly updateErrors?: readonly { readonly rank: number; readonly relative: number }[];
   readonly provenance: {
     readonly qdylora: string;
     readonly node: string;

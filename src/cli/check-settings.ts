@@ -11,7 +11,8 @@ import type { Parsed } from "./values.ts";
 /** Throws one error with all problems of a command's values. */
 export function checkSettings(command: CommandSpec, parsed: Parsed): void {
   const problems = [...parsed.problems];
-  if (command.options.includes("rankMax"))
+  // Commands that train, or plan to, have a learning rate; the ranks of others are not those of a run.
+  if (command.options.includes("lr"))
     problems.push(...trainProblems(trainValues(parsed.values)).map((problem) => located(problem, parsed)));
   throwProblems(command.name, problems);
 }

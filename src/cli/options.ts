@@ -131,6 +131,10 @@ export const OPTIONS = {
     default: D.checkpointEvery,
   }),
   keepCheckpoints: option(integer(), "checkpoints to keep", { default: D.keepCheckpoints }),
+  initAdapter: option(
+    text("folder", "a PEFT folder"),
+    "PEFT LoRA of this model to start from, of a rank up to --rank-max",
+  ),
   resume: option(flag(), "continue the run in --output exactly where its last checkpoint is", { default: false }),
   allowChanged: option(flag(), "resume even if settings, data, base or instruction set differ", { default: false }),
   shape: option(choice(SHAPE_NAMES), "model shape to measure, with random weights", { default: "tiny" }),

@@ -126,20 +126,29 @@ function transpose(values: Float32Array, rows: number, cols: number): Float32Arr
   return out;
 }
 
+/** A module that was read, with the rank and scale that it has by itself. */
+export interface StoredPeftModule extends PeftModule {
+  readonly rank: number;
+  /** alpha/r or alpha/√r, by the module's own alpha and r. */
+  readonly scale: number;
+}
+
 /** An adapter that was read; `close` releases its file. */
 export interface OpenPeftAdapter extends PeftAdapter {
+  readonly modules: readonly StoredPeftModule[];
   close(): Promise<void>;
 }
 
 /**
- * Opens a PEFT folder: plain LoRA with one rank for all modules. Names and shapes are checked now, NaN when values are read.
- * Throws FILE_NOT_FOUND, ADAPTER_INVALID, SAFETENSORS_INVALID; the modules' functions throw TENSOR_NONFINITE.
+ * Opens a PEFT folder: plain LoRA on linears, with rank and alpha for all modules or by pattern. Names and shapes are checked
+ * now, NaN when values are read. Throws FILE_NOT_FOUND, ADAPTER_INVALID, SAFETENSORS_INVALID; the modules' functions throw
+ * TENSOR_NONFINITE.
  */
 export async function openPeft(folder: Folder): Promise<OpenPeftAdapter> {
   const config = await readConfig(folder);
   const file = await openSafetensors(await folder.open(PEFT_WEIGHTS));
   try {
-    const modules = readModules(folder, config.r, file.names.map(file.tensor));
+    const modules = readModules(folder, config, file.names.map(file.tensor));
     return {
       rank: config.r,
       loraAlpha: config.lora_alpha,
@@ -155,28 +164,44 @@ export async function openPeft(folder: Folder): Promise<OpenPeftAdapter> {
   }
 }
 
-const emptyObject = z.record(z.string(), z.unknown()).refine((value) => Object.keys(value).length === 0, {
-  error: "must be empty: one rank and alpha for all modules is supported",
-});
+/** Ways to start that leave the base as it is. PiSSA, OLoRA, CorDA and LoftQ change it, so that B·A alone means nothing. */
+const HARMLESS_INITS = [true, false, "gaussian", "eva", "orthogonal"] as const;
+
+const rank = z.int().min(1);
+
+/** A variant of LoRA that is not computed here must not be asked for. */
+const off = z.union([z.null(), z.literal(false)], "expected null: this variant of LoRA is not supported").optional();
 
 /** The fields that change what is computed must have the values that this reader computes. */
 const CONFIG = z.object({
   peft_type: z.literal("LORA"),
-  r: z.int().min(1),
+  r: rank,
   lora_alpha: z.number(),
   use_rslora: z.boolean().default(false),
   use_dora: z.literal(false).default(false),
   bias: z.literal("none").default("none"),
   lora_bias: z.literal(false).default(false),
-  fan_in_fan_out: z.literal(false).default(false),
-  rank_pattern: emptyObject.nullish(),
-  alpha_pattern: emptyObject.nullish(),
-  modules_to_save: z.null().optional(),
+  // Where the base keeps weights transposed: A and B are stored alike.
+  fan_in_fan_out: z.boolean().default(false),
+  init_lora_weights: z.literal(HARMLESS_INITS).default(true),
+  rank_pattern: z.record(z.string(), rank).nullish(),
+  alpha_pattern: z.record(z.string(), z.number()).nullish(),
+  layer_replication: off,
+  alora_invocation_tokens: off,
+  modules_to_save: off,
+  trainable_token_indices: off,
+  target_parameters: off,
+  use_qalora: off,
+  use_bdlora: off,
+  kasa_config: off,
+  monteclora_config: off,
+  velora_config: off,
   base_model_name_or_path: z.string().nullish(),
   revision: z.string().nullish(),
 });
+type Config = z.infer<typeof CONFIG>;
 
-async function readConfig(folder: Folder): Promise<z.infer<typeof CONFIG>> {
+async function readConfig(folder: Folder): Promise<Config> {
   let json: unknown;
   const bytes = await folder.read(PEFT_CONFIG);
   try {
@@ -190,35 +215,65 @@ async function readConfig(folder: Folder): Promise<z.infer<typeof CONFIG>> {
   throw invalid(folder, PEFT_CONFIG, problems.join("; "));
 }
 
-const NAME = /^base_model\.model\.(.+)\.lora_([AB])\.weight$/;
+/** As `save_pretrained` names them, or with the adapter's name between, as a model's own state has them. */
+const NAME = /^(?:base_model\.model\.)?(.+?)\.lora_([AB])(?:\.([^.]+))?\.weight$/;
 
 interface Pair {
   A?: StoredTensor;
   B?: StoredTensor;
 }
 
-function readModules(folder: Folder, rank: number, tensors: readonly StoredTensor[]): PeftModule[] {
+function readModules(folder: Folder, config: Config, tensors: readonly StoredTensor[]): StoredPeftModule[] {
   const pairs = new Map<string, Pair>();
   for (const tensor of tensors) {
     const match = NAME.exec(tensor.name);
-    if (!match) throw invalid(folder, tensor.name, "is not a LoRA weight (base_model.model.….lora_A.weight or lora_B)");
+    if (!match) throw invalid(folder, tensor.name, "is not the LoRA weight of a linear (….lora_A.weight or lora_B)");
     if (!isFloat(tensor.dtype))
       throw invalid(folder, tensor.name, `dtype is ${tensor.dtype}, expected F32, F16 or BF16`);
+    const side = match[2] as "A" | "B";
     const pair = pairs.get(match[1]!) ?? {};
-    pair[match[2] as "A" | "B"] = tensor;
+    if (pair[side])
+      throw invalid(folder, tensor.name, `is there twice, as ${pair[side].name} too: expected one adapter`);
+    pair[side] = tensor;
     pairs.set(match[1]!, pair);
   }
   if (pairs.size === 0) throw invalid(folder, PEFT_WEIGHTS, "holds no LoRA weight");
-  const paths = [...pairs.keys()].sort();
-  return paths.map((path) => readModule(folder, rank, path, pairs.get(path)!));
+  const ranks = patternLookup(folder, "rank_pattern", config.rank_pattern ?? {}, config.r);
+  const alphas = patternLookup(folder, "alpha_pattern", config.alpha_pattern ?? {}, config.lora_alpha);
+  return [...pairs.keys()].sort().map((path) => {
+    const own = ranks(path);
+    const scale = alphas(path) / (config.use_rslora ? Math.sqrt(own) : own);
+    return { ...readModule(folder, own, path, pairs.get(path)!), rank: own, scale };
+  });
+}
+
+/** A module's own number: that of the first pattern that fits its whole path or an end of it, as PEFT looks it up. */
+function patternLookup(
+  folder: Folder,
+  field: string,
+  patterns: Readonly<Record<string, number>>,
+  otherwise: number,
+): (path: string) => number {
+  const rules = Object.entries(patterns).map(([pattern, value]) => {
+    try {
+      return { regex: new RegExp(`^(?:.*\\.)?(?:${pattern})$`), value };
+    } catch (cause) {
+      throw invalid(
+        folder,
+        PEFT_CONFIG,
+        `${field}: "${pattern}" is no regular expression: ${(cause as Error).message}`,
+      );
+    }
+  });
+  return (path) => rules.find(({ regex }) => regex.test(path))?.value ?? otherwise;
 }
 
 function readModule(folder: Folder, rank: number, path: string, { A, B }: Pair): PeftModule {
   if (!A || !B) throw invalid(folder, path, `has no lora_${A ? "B" : "A"}, expected both`);
   if (A.shape.length !== 2 || A.shape[0] !== rank)
-    throw invalid(folder, A.name, `is [${A.shape.join(", ")}], expected [${rank}, in] because r is ${rank}`);
+    throw invalid(folder, A.name, `is [${A.shape.join(", ")}], expected [${rank}, in] because its rank is ${rank}`);
   if (B.shape.length !== 2 || B.shape[1] !== rank)
-    throw invalid(folder, B.name, `is [${B.shape.join(", ")}], expected [out, ${rank}] because r is ${rank}`);
+    throw invalid(folder, B.name, `is [${B.shape.join(", ")}], expected [out, ${rank}] because its rank is ${rank}`);
   const out = B.shape[0]!;
   return {
     path,
@@ -241,7 +296,7 @@ async function finiteValues(tensor: StoredTensor): Promise<Float32Array> {
 
 function invalid(folder: Folder, what: string, reason: string): QdlError {
   return new QdlError("ADAPTER_INVALID", `${folder.path}: ${what}: ${reason}`, {
-    hint: "Expected a plain LoRA adapter as PEFT saves it.",
+    hint: "Expected a plain LoRA adapter of linears, as PEFT saves it.",
     details: { path: folder.path, what },
   });
 }

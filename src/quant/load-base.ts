@@ -94,6 +94,18 @@ export async function loadBase(options: LoadBaseOptions): Promise<FrozenModel> {
   }
 }
 
+/** How `loadBase` would hold the weights of a checkpoint. Throws what it throws before it reads weights. */
+export async function heldFormat(
+  options: Pick<LoadBaseOptions, "checkpoint" | "config" | "format" | "doubleQuant">,
+): Promise<Omit<BaseIdentity, keyof GivenIdentity>> {
+  const { checkpoint, config } = options;
+  checkQuantizationConfig(checkpoint);
+  const tensors = await findBaseTensors(checkpoint, config);
+  const format = chooseFormat(checkpoint, tensors, options.format);
+  const { maps } = planBase(tensors, options, format, "f32");
+  return { family: config.family, format, blockSize: QUANT_BLOCK, doubleQuant: maps.length > 0 };
+}
+
 interface Plan {
   readonly layout: BaseLayout;
   readonly maps: readonly Float32Array[];
@@ -102,7 +114,7 @@ interface Plan {
 /** Storage of every linear: its own if it is 4-bit already, else the format asked for. */
 function planBase(
   tensors: BaseTensors,
-  { config, doubleQuant = true }: LoadBaseOptions,
+  { config, doubleQuant = true }: Pick<LoadBaseOptions, "config" | "doubleQuant">,
   format: BaseFormat,
   computeDtype: "bf16" | "f32",
 ): Plan {

@@ -45,20 +45,41 @@ export function modelCard({ name, rank, rankMax, manifest, library, holds, uses 
   ].join("\n");
 }
 
-function qualityTable({ scores, metricName }: AdapterManifest, rank: number): string[] {
-  if (scores.length === 0) return ["No held-out data was given when it was made, so its quality is not known.", ""];
-  const columns = ["rank", "loss", ...(metricName ? [metricName] : [])];
+function qualityTable({ scores, metricName, updateErrors }: AdapterManifest, rank: number): string[] {
+  const losses = scores.map((score) => [
+    score.rank,
+    score.loss.toFixed(4),
+    ...(metricName ? [score.metric?.toFixed(4) ?? ""] : []),
+  ]);
+  const quality =
+    losses.length === 0
+      ? ["No held-out data was given when it was made, so its quality is not known.", ""]
+      : [
+          "## Quality at each rank",
+          "",
+          "Held-out mean cross-entropy per token, in nats; rank 0 is the base alone.",
+          "",
+          ...table(["rank", "loss", ...(metricName ? [metricName] : [])], losses, rank),
+        ];
+  if (!updateErrors) return quality;
+  const errors = updateErrors.map((error) => [error.rank, `${(100 * error.relative).toFixed(2)} %`]);
   return [
-    "## Quality at each rank",
+    ...quality,
+    "## Distance from the LoRA that it was made of",
     "",
-    "Held-out mean cross-entropy per token, in nats; rank 0 is the base alone. This export's rank is in bold.",
+    "Norm of what a rank misses of the whole update, as a share of the update's norm.",
     "",
-    `| ${columns.join(" | ")} |`,
-    `| ${columns.map(() => "---").join(" | ")} |`,
-    ...scores.map((score) => {
-      const cells = [score.rank, score.loss.toFixed(4), ...(metricName ? [score.metric?.toFixed(4) ?? ""] : [])];
-      return `| ${cells.map((cell) => (score.rank === rank ? `**${cell}**` : cell)).join(" | ")} |`;
-    }),
+    ...table(["rank", "missed"], errors, rank),
+  ];
+}
+
+/** The row of this export's rank is in bold. */
+function table(header: readonly string[], rows: readonly (readonly (string | number)[])[], rank: number): string[] {
+  const line = (cells: readonly (string | number)[]): string => `| ${cells.join(" | ")} |`;
+  return [
+    line(header),
+    line(header.map(() => "---")),
+    ...rows.map((cells) => line(cells[0] === rank ? cells.map((cell) => `**${cell}**`) : cells)),
     "",
   ];
 }

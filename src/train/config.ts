@@ -43,6 +43,8 @@ export interface TrainConfig {
   readonly schedule: ScheduleConfig;
   readonly batch: BatchConfig;
   readonly seed: number;
+  /** SHA-256 of the LoRA that the run starts from; null: it starts fresh. */
+  readonly initialAdapterSha256: string | null;
   /** Evaluate every so many steps; 0: only at the end. */
   readonly evalEvery: number;
   /** Checkpoint every so many steps; 0: only at the end and on interruption. */

@@ -109,5 +109,6 @@ function slicedManifest(manifest: AdapterManifest, rank: number): AdapterManifes
     ...manifest,
     adapter: sliceConfig(manifest.adapter, rank),
     scores: manifest.scores.filter((score) => score.rank <= rank),
+    ...(manifest.updateErrors && { updateErrors: manifest.updateErrors.filter((error) => error.rank <= rank) }),
   };
 }

@@ -16,7 +16,8 @@ export const exportPeft: SliceWriter = async ({ rank, weights, manifest }, folde
   };
 };
 
-function peftUses(base: string, rank: number): WrittenSlice["uses"] {
+/** How to load a PEFT folder over `base`. */
+export function peftUses(base: string, rank: number): WrittenSlice["uses"] {
   return [
     {
       tool: "PEFT",

@@ -6,10 +6,10 @@ import { openGgufModel } from "../formats/gguf-model.ts";
 import type { LocatedModel } from "../formats/locate-model.ts";
 import { sha256InBackground } from "../formats/node-sha256.ts";
 import type { ModelConfig } from "../model/config.ts";
-import type { FrozenModel } from "../model/frozen-model.ts";
+import type { BaseIdentity, FrozenModel } from "../model/frozen-model.ts";
 import { parseModelConfig } from "../model/read-config.ts";
 import type { BaseFormat } from "../ops/frozen-weight.ts";
-import { type GivenIdentity, type LoadProgress, loadBase } from "../quant/load-base.ts";
+import { type GivenIdentity, heldFormat, type LoadProgress, loadBase } from "../quant/load-base.ts";
 import { readTokenizer } from "../tokenizer/read.ts";
 import { checkVocabulary, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { locateModel } from "./locate-model.ts";
@@ -88,6 +88,13 @@ export async function openBase(files: ModelFiles, settings: Omit<ModelSettings, 
     await backend[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+/** What an adapter for this model remembers of it, without loading it. Throws as `loadBase` does before it reads weights. */
+export async function identifyBase(files: ModelFiles, format?: BaseFormat): Promise<BaseIdentity> {
+  const { checkpoint, config } = files;
+  const held = await heldFormat({ checkpoint, config, format });
+  return { ...(await identityOf(files, new AbortController().signal)), ...held };
 }
 
 /** Hashing the weights takes about as long as loading them, and goes on beside it. */

@@ -4,11 +4,13 @@ import { writeAdapter } from "../adapter/file.ts";
 import { initialWeights } from "../adapter/initial-weights.ts";
 import type { AdapterManifest } from "../adapter/manifest.ts";
 import type { Adapter } from "../adapter/parameters.ts";
+import { startFromLora } from "../adapter/start-from-lora.ts";
 import type { Sample } from "../data/batch.ts";
 import { BatchPlan } from "../data/batches.ts";
 import { hashSamples } from "../data/dataset.ts";
 import type { MetricName } from "../eval/task-metrics.ts";
 import type { NodeFolder } from "../formats/node-files.ts";
+import type { ModelConfig } from "../model/config.ts";
 import { reportHtml } from "../report/html.ts";
 import type { Report } from "../report/report.ts";
 import type { TrainConfig } from "../train/config.ts";
@@ -16,6 +18,7 @@ import type { TrainEvent } from "../train/events.ts";
 import { fingerprintOf } from "../train/fingerprint.ts";
 import { type SessionShapes, TrainingSession } from "../train/session.ts";
 import { EVENT_LOG, trainAdapter } from "../train/train.ts";
+import { type InitialAdapter, openInitialAdapter } from "./initial-adapter.ts";
 import { makeReport } from "./make-report.ts";
 import { type ModelSettings, type OpenBase, openBase, openModelFiles } from "./open-model.ts";
 import { throwProblems } from "./problems.ts";
@@ -36,6 +39,8 @@ import { version } from "./version.ts";
 export interface TrainOptions extends TrainSettings, DataSettings, ModelSettings {
   /** Folder for adapter, checkpoints, event log and report. */
   readonly output: string;
+  /** A PEFT folder with a LoRA of this model to start from, of a rank up to `rankMax`. */
+  readonly initAdapter?: string;
   /** Continue the run in `output` from its last checkpoint, to the same bits as if it had never stopped. */
   readonly resume?: boolean;
   /** Resume although settings, data, base or instruction set differ. */
@@ -84,10 +89,16 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     settings.seed,
   );
   const batches = new BatchPlan(data.train, batchConfigOf(options), settings.seed);
-  const config = resolveTrainConfig(options, files.config, options.steps ?? stepsFor(batches, settings.epochs));
+  const resolved = resolveTrainConfig(options, files.config, options.steps ?? stepsFor(batches, settings.epochs));
+  await using start = await initialAdapter(options, files.config, resolved);
+  const config = { ...resolved, initialAdapterSha256: start?.sha256 ?? null };
   await using base = await openBase(files, options);
-  const outcome = await learn({ options, config, base, data, batches, folder: run.folder });
+  const outcome = await learn({ options, config, base, data, batches, folder: run.folder, start });
   return { adapter: options.output, seconds: (performance.now() - began) / 1000, ...outcome };
+}
+
+async function initialAdapter({ initAdapter }: TrainOptions, model: ModelConfig, { adapter }: TrainConfig) {
+  return initAdapter === undefined ? null : openInitialAdapter(initAdapter, model, adapter);
 }
 
 const dataOptions = ({ overlong, skipBadRows, lossOn, columns }: DataSettings) => ({
@@ -110,6 +121,7 @@ interface Run {
   readonly data: TrainingData;
   readonly batches: BatchPlan;
   readonly folder: NodeFolder;
+  readonly start: InitialAdapter | null;
 }
 
 async function learn(run: Run): Promise<Omit<TrainResult, "adapter" | "seconds">> {
@@ -118,6 +130,7 @@ async function learn(run: Run): Promise<Omit<TrainResult, "adapter" | "seconds">
   using session = new TrainingSession(backend, model, config, shapesOf(batches, data.heldOut));
   const { adapter, learner, scorer } = session;
   adapter.load(initialWeights(model.config, config.adapter, config.seed));
+  if (run.start) await startFromLora(adapter, run.start.peft, model.config);
   const dataSha256 = hashSamples(data.train);
   const result = await trainAdapter({
     backend,

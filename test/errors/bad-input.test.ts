@@ -44,6 +44,9 @@ const merge = (p: TinyProject, ...more: string[]): string[] => [
   ...["export", p.path("run"), "--format", "merged", "--onto", "original", "--model", p.path("model")],
   ...["--output", p.path("new"), ...REFERENCE, ...more],
 ];
+const compress = (p: TinyProject, adapter: string, ...more: string[]): string[] => [
+  ...["compress", adapter, "--model", p.path("model"), "--output", p.path("new"), ...more],
+];
 const file = (name: string, content: string) => (p: TinyProject) => p.write(name, content);
 /** A safetensors file with this header, and no data. */
 const header = (text: string) => (p: TinyProject) => {
@@ -492,6 +495,48 @@ const CASES: readonly Case[] = [
     argv: (p) => merge(p, "--dtype", "f16", "--force-base"),
     spoil: weights((t) => void new Float32Array((t.get(Q_PROJ)!.content as Uint8Array).buffer).fill(1e6, 7, 8)),
     says: /1000000 .*f16.*--dtype/s,
+  },
+  {
+    name: "an adapter to start from that has no room",
+    code: "CONFIG_INVALID",
+    argv: (p) => train(p, "--init-adapter", p.path("run"), "--rank-max", "1", "--targets", "q_proj"),
+    says: /3 settings.*rankMax is 1, expected at least 2.*k_proj.*alpha\/R or one/s,
+  },
+  {
+    name: "an adapter to start from that is not there",
+    code: "FILE_NOT_FOUND",
+    argv: (p) => train(p, "--init-adapter", p.path("none"), "--scale", "one"),
+  },
+  {
+    name: "compressing a folder that is no LoRA",
+    code: "FILE_NOT_FOUND",
+    argv: (p) => compress(p, p.path("model")),
+    says: "adapter_config.json",
+  },
+  {
+    name: "compressing an adapter of another method",
+    code: "ADAPTER_INVALID",
+    spoil: (p) => damage(p, "run/adapter_config.json", '"LORA"', '"LOHA"'),
+    argv: (p) => compress(p, p.path("run")),
+    says: "peft_type",
+  },
+  {
+    name: "compressing to more than the LoRA has",
+    code: "RANK_OUT_OF_RANGE",
+    argv: (p) => compress(p, p.path("run"), "--rank-max", "3"),
+    says: "1 to 2",
+  },
+  {
+    name: "compressing a LoRA of another model",
+    code: "ADAPTER_INVALID",
+    spoil: otherShape,
+    argv: (p) => ["compress", p.path("run"), "--model", p.path("other"), "--output", p.path("new")],
+    says: "because of the model's shape",
+  },
+  {
+    name: "compressing into a folder in use",
+    code: "FILE_EXISTS",
+    argv: (p) => ["compress", p.path("run"), "--model", p.path("model"), "--output", p.path("run")],
   },
   {
     name: "a run folder in use",

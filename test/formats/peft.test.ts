@@ -124,18 +124,32 @@ const zeros = (name: string, ...shape: number[]): TensorToWrite => ({
 const BROKEN: [string, object, TensorToWrite[], RegExp][] = [
   ["another method", { peft_type: "IA3" }, [zeros(A, 3, 2), zeros(B, 2, 3)], /peft_type/],
   ["DoRA", { use_dora: true }, [zeros(A, 3, 2), zeros(B, 2, 3)], /use_dora/],
+  ["a variant", { use_qalora: true }, [zeros(A, 3, 2), zeros(B, 2, 3)], /use_qalora: .*variant/],
+  ["a changed base", { init_lora_weights: "pissa" }, [zeros(A, 3, 2), zeros(B, 2, 3)], /init_lora_weights/],
   [
-    "a rank per module",
-    { rank_pattern: { q_proj: 4 } },
+    "another rank than the pattern's",
+    { rank_pattern: { x: 4 } },
     [zeros(A, 3, 2), zeros(B, 2, 3)],
-    /rank_pattern: must be empty/,
+    /expected \[4, in\]/,
+  ],
+  [
+    "a pattern that is none",
+    { alpha_pattern: { "(": 4 } },
+    [zeros(A, 3, 2), zeros(B, 2, 3)],
+    /alpha_pattern: "\(" is no/,
+  ],
+  [
+    "two adapters in one file",
+    {},
+    [zeros(A, 3, 2), zeros(A.replace(".weight", ".other.weight"), 3, 2), zeros(B, 2, 3)],
+    /is there twice/,
   ],
   ["a rank of zero", { r: 0 }, [zeros(A, 3, 2), zeros(B, 2, 3)], /r: /],
   ["no tensor", {}, [], /holds no LoRA weight/],
   ["half a pair", {}, [zeros(A, 3, 2)], /x: has no lora_B, expected both/],
   ["another rank in A", {}, [zeros(A, 4, 2), zeros(B, 2, 4)], /lora_A\.weight: is \[4, 2\], expected \[3, in\]/],
   ["another rank in B", {}, [zeros(A, 3, 2), zeros(B, 3, 2)], /lora_B\.weight: is \[3, 2\], expected \[out, 3\]/],
-  ["a foreign tensor", {}, [zeros("lm_head.weight", 1)], /lm_head\.weight: is not a LoRA weight/],
+  ["a foreign tensor", {}, [zeros("lm_head.weight", 1)], /lm_head\.weight: is not the LoRA weight of a linear/],
 ];
 
 async function writeRaw(folder: NodeFolder, config: object, tensors: TensorToWrite[]): Promise<void> {

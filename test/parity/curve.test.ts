@@ -78,6 +78,7 @@ async function runCurve(lab: Lab, fixture: ParityCase, kind: CurveKind): Promise
     batch: { seq: largest.N, microBatch: 2, accumulation: 3, packing: true },
     seed: fixture.curveSeed,
     evalEvery: 0,
+    initialAdapterSha256: null,
     checkpointEvery: 0,
     keepCheckpoints: 1,
     memoryBytes: null,

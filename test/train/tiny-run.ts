@@ -31,6 +31,7 @@ export function trainConfig(adapter: Partial<AdapterConfig> = {}, overrides: Par
     batch: { seq: 16, microBatch: 2, accumulation: 2, packing: false },
     seed: 17,
     evalEvery: 0,
+    initialAdapterSha256: null,
     checkpointEvery: 2,
     keepCheckpoints: 2,
     memoryBytes: null,

@@ -11,7 +11,6 @@ import { CudaDevice, type DeviceOptions } from "./device.ts";
 import { OUT_OF_MEMORY } from "./driver.ts";
 import { kernelTable } from "./kernels.ts";
 import { sustainedProduct } from "./peak.ts";
-import { Transfers } from "./transfers.ts";
 
 const HOST_ALLOC_PORTABLE = 1;
 /** Code of kernels, and cuBLASLt's, that comes to the device when first used. */
@@ -36,7 +35,6 @@ export class CudaBackend implements Backend {
   readonly kernels: KernelTable;
   readonly device: CudaDevice;
   readonly #ledger: BufferLedger;
-  readonly #transfers: Transfers;
   /** Of the allocated bytes, those in host memory. */
   #pagedBytes = 0;
 
@@ -48,7 +46,6 @@ export class CudaBackend implements Backend {
     this.libraries = device.libraries;
     this.kernels = kernelTable(device);
     this.#ledger = new BufferLedger("cuda", memoryBytes, () => freeText(device));
-    this.#transfers = new Transfers(device.driver, device.stream);
   }
 
   get allocatedBytes(): number {
@@ -90,12 +87,12 @@ export class CudaBackend implements Backend {
 
   write(buffer: CudaBuffer, offset: number, bytes: Uint8Array): void {
     this.#ledger.checkRange("write", buffer, offset, bytes.byteLength);
-    this.#transfers.write(buffer.address + offset, bytes);
+    this.device.transfers.write(buffer.address + offset, bytes);
   }
 
   async read(buffer: CudaBuffer, offset: number, bytes: number): Promise<Uint8Array> {
     this.#ledger.checkRange("read", buffer, offset, bytes);
-    return bytes === 0 ? new Uint8Array(0) : this.#transfers.read(buffer.address + offset, bytes);
+    return bytes === 0 ? new Uint8Array(0) : this.device.transfers.read(buffer.address + offset, bytes);
   }
 
   run<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null = null): void {
@@ -116,8 +113,6 @@ export class CudaBackend implements Backend {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ledger.close();
-    this.device.driver.raw.streamSynchronize(this.device.stream);
-    this.#transfers.close();
     this.device.close();
   }
 

@@ -10,6 +10,8 @@ import { cublasLtLibrary, driverLibrary, loadLibrary, nvrtcLibrary } from "./lib
 import { type CudaFunction, type Defines, KernelModules } from "./modules.ts";
 import { out32, out64, outText } from "./native-calls.ts";
 import { Nvrtc } from "./nvrtc.ts";
+import { TableMemory } from "./tables.ts";
+import { Transfers } from "./transfers.ts";
 import { TuningCache } from "./tuning.ts";
 
 /** CUDA versions whose libraries have the functions used here, the one to prefer first. */
@@ -56,6 +58,8 @@ export class CudaDevice {
   /** The driver, NVRTC and cuBLASLt: version and file of each. */
   readonly libraries: readonly string[];
   readonly products: CublasLt;
+  readonly transfers: Transfers;
+  readonly tables: TableMemory;
   readonly #modules: KernelModules;
   readonly #block = new ArgumentBlock();
   readonly #ordinal: number;
@@ -91,6 +95,8 @@ export class CudaDevice {
     checked.contextSetCurrent(out64((box) => checked.primaryContextRetain(box, this.#ordinal)));
     this.stream = out64((box) => checked.streamCreate(box, STREAM_NON_BLOCKING));
     this.products = new CublasLt(this.driver, this.stream, cublasLt, new TuningCache(this.name), deterministic);
+    this.transfers = new Transfers(this.driver, this.stream);
+    this.tables = new TableMemory(this.driver, this.transfers, this.stream);
     this.libraries = [
       `driver for CUDA ${driverVersion(this.driver)} (${driver.file})`,
       `NVRTC ${nvrtc.version} (${nvrtc.file})`,
@@ -140,6 +146,8 @@ export class CudaDevice {
     if (this.#closed) return;
     this.#closed = true;
     this.driver.raw.streamSynchronize(this.stream);
+    this.tables.close();
+    this.transfers.close();
     this.products.close();
     this.#modules.close();
     this.driver.raw.streamDestroy(this.stream);

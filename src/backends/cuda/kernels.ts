@@ -8,6 +8,7 @@ import { gatherKernels } from "./gather.ts";
 import { linearKernels } from "./linears.ts";
 import { lossKernels } from "./loss.ts";
 import { normKernels } from "./norms.ts";
+import { optimizerKernels } from "./optimizer.ts";
 import { quantizationKernels } from "./quantization.ts";
 import { ropeKernels } from "./rope.ts";
 
@@ -20,11 +21,9 @@ export function kernelTable(device: CudaDevice): KernelTable {
     ...linearKernels(device),
     ...lossKernels(device),
     ...quantizationKernels(device),
+    ...optimizerKernels(device),
     attention: unsupported("not written yet"),
     attentionBackward: unsupported("not written yet"),
     attentionCached: unsupported("not written yet"),
-    sumSquares: unsupported("not written yet"),
-    adamW: unsupported("not written yet"),
-    adamW8bit: unsupported("not written yet"),
   };
 }

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import type { CubinCache } from "./cubin-cache.ts";
 import type { Driver } from "./driver.ts";
 import { out64 } from "./native-calls.ts";
-import type { Nvrtc } from "./nvrtc.ts";
+import type { KernelSource, Nvrtc } from "./nvrtc.ts";
 
 // src/backends/cuda or dist/backends/cuda: the package root is three folders up in both.
 const SOURCES = fileURLToPath(new URL("../../../src/backends/cuda/kernels/", import.meta.url));
@@ -32,7 +32,7 @@ export class KernelModules {
   readonly #arch: string;
   readonly #modules = new Map<string, number>();
   readonly #functions = new Map<string, CudaFunction>();
-  readonly #sources = new Map<string, string>();
+  readonly #sources = new Map<string, KernelSource>();
 
   /** `arch`: "sm_90". */
   constructor(driver: Driver, nvrtc: Nvrtc, cache: CubinCache, arch: string) {
@@ -69,29 +69,29 @@ export class KernelModules {
     if (known !== undefined) return known;
     const source = this.#source(file);
     const options = [`--gpu-architecture=${this.#arch}`, "--std=c++17", ...defines];
-    const image = this.#cache.get([source, this.#nvrtc.version, ...options], () =>
-      this.#nvrtc.compile(source, file, options),
+    const image = this.#cache.get([JSON.stringify(source), this.#nvrtc.version, ...options], () =>
+      this.#nvrtc.compile(source, options),
     );
     const module = out64((box) => this.#driver.checked.moduleLoadData(box, image));
     this.#modules.set(key, module);
     return module;
   }
 
-  #source(file: string): string {
+  #source(file: string): KernelSource {
     const known = this.#sources.get(file);
-    if (known !== undefined) return known;
-    const source = `${readFileSync(join(SOURCES, PRELUDE), "utf8")}\n${sourceOf(file)}`;
+    if (known) return known;
+    const source = kernelSource(file);
     this.#sources.set(file, source);
     return source;
   }
 }
 
-/** A file with what it includes from its own folder in place. #line keeps the compiler's line numbers those of the files. */
-function sourceOf(file: string): string {
-  const lines = readFileSync(join(SOURCES, file), "utf8").split("\n");
-  const expanded = lines.map((line, i) => {
-    const included = /^#include "(.+)"$/.exec(line)?.[1];
-    return included === undefined ? line : `${sourceOf(included)}\n#line ${i + 2} "${file}"`;
-  });
-  return `#line 1 "${file}"\n${expanded.join("\n")}`;
+/** The text of kernels/`file` behind the prelude, and the headers that it includes. */
+export function kernelSource(file: string): KernelSource {
+  const read = (name: string) => readFileSync(join(SOURCES, name), "utf8");
+  const text = read(file);
+  const headers = [...text.matchAll(/^#include "(.+)"$/gm)].map(([, name]) => [name!, read(name!)]);
+  // #line keeps the compiler's line numbers those of the file.
+  const source = `${read(PRELUDE)}\n#line 1 "${file}"\n${text}`;
+  return { name: file, source, headers: Object.fromEntries(headers) };
 }

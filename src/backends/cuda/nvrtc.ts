@@ -9,7 +9,7 @@ const PROTOTYPES = {
   supportedArchCount: "int nvrtcGetNumSupportedArchs(void *count)",
   supportedArchs: "int nvrtcGetSupportedArchs(void *archs)",
   createProgram:
-    "int nvrtcCreateProgram(void *program, const char *source, const char *name, int headers, void *texts, void *names)",
+    "int nvrtcCreateProgram(void *program, const char *source, const char *name, int headers, const char **texts, const char **names)",
   destroyProgram: "int nvrtcDestroyProgram(void *program)",
   compileProgram: "int nvrtcCompileProgram(uint64 program, int count, const char **options)",
   logBytes: "int nvrtcGetProgramLogSize(uint64 program, void *bytes)",
@@ -17,6 +17,13 @@ const PROTOTYPES = {
   cubinBytes: "int nvrtcGetCUBINSize(uint64 program, void *bytes)",
   cubin: "int nvrtcGetCUBIN(uint64 program, void *image)",
 } as const;
+
+export interface KernelSource {
+  readonly name: string;
+  readonly source: string;
+  /** Texts by the names they are included by. */
+  readonly headers: Readonly<Record<string, string>>;
+}
 
 export class Nvrtc {
   readonly file: string;
@@ -42,9 +49,9 @@ export class Nvrtc {
   }
 
   /** Machine code. Throws BACKEND_UNAVAILABLE with the compiler's log. */
-  compile(source: string, name: string, options: readonly string[]): Uint8Array {
+  compile({ name, source, headers }: KernelSource, options: readonly string[]): Uint8Array {
     const program = new BigUint64Array(1);
-    this.#checked("createProgram", program, source, name, 0, null, null);
+    this.#checked("createProgram", program, source, name, ...included(headers));
     const handle = Number(program[0]);
     try {
       if (this.#calls.compileProgram(handle, options.length, options) !== 0) throw this.#refused(handle, name, options);
@@ -75,4 +82,9 @@ export class Nvrtc {
         details: { call, code, file: this.file },
       });
   }
+}
+
+function included(headers: KernelSource["headers"]): [number, string[] | null, string[] | null] {
+  const names = Object.keys(headers);
+  return names.length === 0 ? [0, null, null] : [names.length, Object.values(headers), names];
 }

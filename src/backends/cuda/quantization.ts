@@ -76,7 +76,7 @@ function decodeWidth({ codes }: FourBitWeight, y: Tensor): number {
   return whole && (y.rows === 1 || y.stride % WORD_WEIGHTS === 0) ? WORD_WEIGHTS : 1;
 }
 
-/** The structure FourBit of kernels/four-bit.h. */
+/** The structure FourBit of kernels/four-bit.cuh. */
 export function fourBitWords({ format, codes, scales }: FourBitWeight): Uint32Array {
   const double = scales.kind === "double" ? scales : null;
   const words = new Uint32Array(26);

@@ -3,6 +3,7 @@
 import type { CommandSpec } from "../command.ts";
 import { benchCommand } from "./bench.ts";
 import { chatCommand } from "./chat.ts";
+import { compressCommand } from "./compress.ts";
 import { doctorCommand } from "./doctor.ts";
 import { estimateCommand } from "./estimate.ts";
 import { evalCommand } from "./eval.ts";
@@ -21,6 +22,7 @@ export const COMMANDS = [
   generateCommand,
   chatCommand,
   exportCommand,
+  compressCommand,
   quantizeCommand,
   estimateCommand,
   inspectCommand,

@@ -21,6 +21,7 @@ Ctrl-C stops at the next step with a checkpoint; --resume goes on to the same bi
   options: [
     ...RUN_OPTIONS,
     "output",
+    "initAdapter",
     "metric",
     "evalEvery",
     "checkpointEvery",
@@ -36,6 +37,10 @@ Ctrl-C stops at the next step with a checkpoint; --resume goes on to the same bi
     {
       line: "train --model ./llama --data chat.jsonl --output run --held-out 500 --metric exact-match",
       says: "measure answers too",
+    },
+    {
+      line: "train --model ./llama --data train.jsonl --output run --init-adapter lora --scale alpha/R",
+      says: "go on from a LoRA that PEFT saved",
     },
   ],
   async run(values, context) {

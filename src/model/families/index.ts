@@ -16,3 +16,14 @@ export function linearPath(family: FamilyName, layer: number, name: LinearName):
   const { layers, linears } = FAMILIES[family].tensors;
   return `${layers}.${layer}.${linears[name]}`;
 }
+
+/** The linear at a module path; null if none is there. */
+export function linearAt(
+  family: FamilyName,
+  path: string,
+): { readonly layer: number; readonly linear: LinearName } | null {
+  const { layers, linears } = FAMILIES[family].tensors;
+  const match = path.startsWith(`${layers}.`) ? /^(\d+)\.(.+)$/.exec(path.slice(layers.length + 1)) : null;
+  const found = Object.entries(linears).find(([, module]) => module === match?.[2]);
+  return match && found ? { layer: Number(match[1]), linear: found[0] } : null;
+}

@@ -1,6 +1,6 @@
 // y = book[code]·absmax, rounded to TYPE. A thread takes four groups of WIDTH weights that lie a block of threads apart, so that
 // neighbours read and write neighbouring memory; all its loads are under way before the first store.
-#include "four-bit.h"
+#include "four-bit.cuh"
 
 constexpr int GROUPS = 4;
 

@@ -1,7 +1,7 @@
 // Products of at most 8 rows of x with weights that are read once, at the speed of memory: decoding. A block takes 16 rows of W,
 // a warp a part of their columns; tensor cores multiply, with W as the left operand and the rows of x as its 8 columns. The
 // order of k inside a product is free as long as both operands share it, so that every lane reads whole words of a row.
-#include "four-bit.h"
+#include "four-bit.cuh"
 
 constexpr int TILE = 16, MOST_ROWS = 8, WARPS = 8, AHEAD = 4;
 constexpr u32 NO_ADAPTER = ~0u;

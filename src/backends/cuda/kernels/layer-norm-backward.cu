@@ -18,7 +18,7 @@ extern "C" __global__ void layer_norm_backward(const TYPE *x, i64 stride_x, cons
     load(upstream, dy + col);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) {
-      const float g = upstream[i] * gain[i];
+      const float g = __fmul_rn(upstream[i], gain[i]);
       total += g;
       pull += g * (v[i] - centre) * scale;
     }
@@ -31,8 +31,8 @@ extern "C" __global__ void layer_norm_backward(const TYPE *x, i64 stride_x, cons
     load(upstream, dy + col);
     load(sum, dx + col);
 #pragma unroll
-    for (int i = 0; i < WIDTH; i++)
-      sum[i] += scale * (upstream[i] * gain[i] - mean_g - (v[i] - centre) * scale * mean_pull);
+    for (int i = 0; i < WIDTH; i++)  // g is rounded as in its mean: what is equal must cancel
+      sum[i] += scale * (__fmul_rn(upstream[i], gain[i]) - mean_g - (v[i] - centre) * scale * mean_pull);
     store(dx + col, sum);
   }
 }

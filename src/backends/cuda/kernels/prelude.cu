@@ -109,3 +109,15 @@ template <class T>
 __device__ __forceinline__ T group_sum(T x) {
   return blockDim.x == 32 ? warp_sum(x) : block_sum(x);
 }
+
+/** The last entry of a table, in ascending order of first_block, that starts at or before this block. */
+template <class Entry>
+__device__ __forceinline__ const Entry &entry_of_block(const Entry *table, u32 count, u64 block) {
+  u32 low = 0, high = count;
+  while (high - low > 1) {
+    const u32 middle = (low + high) / 2;
+    if (table[middle].first_block <= block) low = middle;
+    else high = middle;
+  }
+  return table[low];
+}
