@@ -78,6 +78,23 @@ export const integers = (placeholder: string): OptionType<readonly number[]> =>
 export const texts = (placeholder: string, expected: string): OptionType<readonly string[]> =>
   list(z.string().min(1), placeholder, expected);
 
+/** One string, with \n and \t as escapes; several as a JSON list, or in YAML. */
+export const strings = (): OptionType<readonly string[]> => ({
+  schema: z.preprocess((value) => (typeof value === "string" ? stringsOf(value) : value), z.array(z.string()).min(1)),
+  placeholder: "text",
+  expected: 'a string such as "\\n\\n", or a JSON list of them',
+  show: (value) => JSON.stringify(value),
+});
+
+function stringsOf(value: string): unknown {
+  if (!value.startsWith("[")) return [value.replaceAll("\\n", "\n").replaceAll("\\t", "\t")];
+  try {
+    return JSON.parse(value);
+  } catch {
+    return value;
+  }
+}
+
 /** A file name, or a number: a share of the data. */
 export const pathOrShare = (): OptionType<string | number> => ({
   schema: fromText(

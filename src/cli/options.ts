@@ -17,6 +17,7 @@ import {
   number,
   type OptionType,
   pathOrShare,
+  strings,
   text,
   texts,
 } from "./option-types.ts";
@@ -181,6 +182,11 @@ export const OPTIONS = {
   temperature: option(number(), "0: always the likeliest token", { default: 0 }),
   topP: option(number(), "sample from the likeliest tokens that make up this probability", { default: 1 }),
   topK: option(integer(), "sample from so many likeliest tokens; 0: from all", { default: 0 }),
+  minP: option(number(), "sample from tokens at least so likely as this share of the likeliest; 0: from all", {
+    default: 0,
+  }),
+  repetitionPenalty: option(number(), "above 1: tokens that are there already become less likely", { default: 1 }),
+  stop: option(strings(), "string that ends an answer (\\n and \\t are understood), or a JSON list of them"),
   system: option(text("text"), "system message of the chat"),
   format: option(choice(["peft", "merged"]), "format of the export", { default: "peft" }),
   dtype: option(

@@ -16,15 +16,24 @@ export interface GenerateOptions {
   readonly seed: number;
 }
 
-/** Continues one prompt on sequence 0 from what it already holds; yields tokens as they are drawn. */
-export async function* generate(engine: Engine, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
+/**
+ * Continues one prompt on sequence 0, which holds all of it but `fresh`, its last tokens; yields tokens as they are drawn.
+ */
+export async function* generate(
+  engine: Engine,
+  prompt: Int32Array,
+  options: GenerateOptions,
+  fresh: Int32Array = prompt,
+): AsyncGenerator<number> {
+  const seen = new Set(prompt);
   const stream = randomStream(options.seed, "sample/0");
-  let tokens = prompt;
-  const room = Math.min(options.maxNewTokens, engine.maxLength - engine.length(0) - prompt.length);
+  let tokens = fresh;
+  const room = Math.min(options.maxNewTokens, engine.maxLength - engine.length(0) - fresh.length);
   for (let i = 0; i < room; i++) {
     const [logits] = await engine.extend([{ sequence: 0, tokens, rank: options.rank }]);
-    const token = sample(logits!, options.sampling, stream, i);
+    const token = sample(logits!, options.sampling, seen, stream, i);
     if (options.stopIds.includes(token)) return;
+    seen.add(token);
     yield token;
     tokens = Int32Array.of(token);
     await breathe();
@@ -41,6 +50,7 @@ export async function generateBatch(
   options: GenerateOptions,
 ): Promise<Int32Array[]> {
   const results: number[][] = prompts.map(() => []);
+  const seen = prompts.map((prompt) => new Set(prompt));
   const streams = prompts.map((_, index) => randomStream(options.seed, `sample/${index}`));
   for (const prompt of prompts)
     if (prompt.length === 0 || prompt.length >= engine.maxLength)
@@ -60,9 +70,11 @@ export async function generateBatch(
       const logits = await engine.extend(active);
       active = active.flatMap((extension, j) => {
         const { sequence, rank } = extension;
-        const token = sample(logits[j]!, options.sampling, streams[first + sequence]!, i);
+        const which = first + sequence;
+        const token = sample(logits[j]!, options.sampling, seen[which]!, streams[which]!, i);
         if (options.stopIds.includes(token)) return [];
-        results[first + sequence]!.push(token);
+        results[which]!.push(token);
+        seen[which]!.add(token);
         return engine.length(sequence) < engine.maxLength ? [{ sequence, tokens: Int32Array.of(token), rank }] : [];
       });
       await breathe();

@@ -6,6 +6,7 @@ import { promptTokens } from "../data/examples.ts";
 import { QdlError } from "../errors.ts";
 import { Engine } from "../serve/engine.ts";
 import { generate as generateTokens } from "../serve/generate.ts";
+import { StopStrings } from "../serve/stop-strings.ts";
 import { DecodeStream } from "../tokenizer/decode-stream.ts";
 import type { ChatMessage } from "../tokenizer/template.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
@@ -22,6 +23,12 @@ export interface SamplingSettings {
   readonly topP?: number;
   /** Sample from so many likeliest tokens; 0: from all (the default). */
   readonly topK?: number;
+  /** Sample from tokens at least so likely as this share of the likeliest; 0: from all (the default). */
+  readonly minP?: number;
+  /** Above 1: tokens that are there already become less likely. Default: 1. */
+  readonly repetitionPenalty?: number;
+  /** Strings that end an answer; they are not part of it. */
+  readonly stop?: readonly string[];
   readonly seed?: number;
 }
 
@@ -44,8 +51,8 @@ export interface Generated {
   readonly rank: number;
   readonly promptTokens: number;
   readonly newTokens: number;
-  /** end: the model ended its answer. length: `maxNewTokens` or the model's longest sequence was reached. */
-  readonly stopped: "end" | "length";
+  /** end: the model ended its answer. stop: a stop string came. length: `maxNewTokens` or the model's longest sequence was reached. */
+  readonly stopped: "end" | "stop" | "length";
 }
 
 export const GENERATE_DEFAULTS = {
@@ -53,6 +60,9 @@ export const GENERATE_DEFAULTS = {
   temperature: 0,
   topP: 1,
   topK: 0,
+  minP: 0,
+  repetitionPenalty: 1,
+  stop: [],
   seed: 1,
 } as const satisfies Required<SamplingSettings>;
 
@@ -65,6 +75,8 @@ export async function generate(options: GenerateOptions): Promise<Generated> {
 /** A model that is ready to answer. */
 export interface Speaker extends AsyncDisposable {
   readonly rank: number;
+  /** Answers from now on are given at this rank; 0: the base alone. Throws RANK_OUT_OF_RANGE. */
+  setRank(rank: number): void;
   /** Answers one prompt, or a whole conversation; what it shares with the last one is not computed again. */
   answer(
     prompt: string | readonly ChatMessage[],
@@ -83,7 +95,8 @@ export async function openSpeaker(settings: SpeakerSettings): Promise<Speaker> {
   const opened = await openParts(settings);
   try {
     const { base, adapter } = opened;
-    const rank = adapter ? rankOrLargest(settings.rank, adapter.rankMax) : baseRank(settings.rank);
+    const checked = (rank?: number): number => (adapter ? rankOrLargest(rank, adapter.rankMax) : baseRank(rank));
+    const rank = checked(settings.rank);
     const maxLength = Math.min(base.model.config.maxPositions, MOST_LENGTH);
     const engine = new Engine({
       backend: base.backend,
@@ -99,7 +112,10 @@ export async function openSpeaker(settings: SpeakerSettings): Promise<Speaker> {
     };
     const voice = new Voice(engine, base.tokenizer, rank);
     return {
-      rank,
+      get rank() {
+        return voice.rank;
+      },
+      setRank: (other) => voice.setRank(checked(other)),
       answer: (prompt, sampling, onText) => voice.answer(prompt, sampling, onText),
       [Symbol.asyncDispose]: dispose,
     };
@@ -133,7 +149,7 @@ function baseRank(rank = 0): 0 {
 class Voice {
   readonly #engine: Engine;
   readonly #tokenizer: Tokenizer;
-  readonly #rank: number;
+  #rank: number;
   /** What the engine holds of the last conversation. */
   #held: number[] = [];
 
@@ -143,19 +159,29 @@ class Voice {
     this.#rank = rank;
   }
 
+  get rank(): number {
+    return this.#rank;
+  }
+
+  setRank(rank: number): void {
+    // Keys and values of another rank are other numbers.
+    if (rank !== this.#rank) this.#held = [];
+    this.#rank = rank;
+  }
+
   async answer(
     prompt: string | readonly ChatMessage[],
     settings: SamplingSettings,
     onText: (piece: string) => void = () => {},
   ): Promise<Generated> {
     throwProblems("generate", samplingProblems(settings));
-    const { maxNewTokens, temperature, topP, topK, seed } = { ...GENERATE_DEFAULTS, ...settings };
+    const { maxNewTokens, seed, stop, ...sampling } = samplingOf(settings);
     const tokens = promptTokens(this.#tokenizer, prompt);
     this.#checkRoom(tokens.length);
     const fresh = this.#rewind(tokens);
     const stopIds = typeof prompt === "string" ? this.#tokenizer.eosIds : chatStopIds(this.#tokenizer);
     const decoder = new DecodeStream(this.#tokenizer, tokens);
-    const sampling = { temperature, topP, topK };
+    const stops = new StopStrings(stop);
     const room = Math.min(maxNewTokens, this.#engine.maxLength - tokens.length);
     let text = "";
     let count = 0;
@@ -163,24 +189,21 @@ class Voice {
       text += piece;
       if (piece !== "") onText(piece);
     };
-    for await (const token of generateTokens(this.#engine, fresh, {
-      rank: this.#rank,
-      maxNewTokens,
-      stopIds,
-      sampling,
-      seed,
-    })) {
+    const request = { rank: this.#rank, maxNewTokens, stopIds, sampling, seed };
+    for await (const token of generateTokens(this.#engine, tokens, request, fresh)) {
       count++;
       this.#held.push(token);
-      emit(decoder.push(token));
+      emit(stops.push(decoder.push(token)));
+      if (stops.stopped) break;
     }
-    emit(decoder.end());
+    emit(stops.push(decoder.end()));
+    emit(stops.end());
     return {
       text,
       rank: this.#rank,
       promptTokens: tokens.length,
       newTokens: count,
-      stopped: count < room ? "end" : "length",
+      stopped: stops.stopped ? "stop" : count < room ? "end" : "length",
     };
   }
 
@@ -208,7 +231,23 @@ class Voice {
   }
 }
 
-function samplingProblems({ maxNewTokens, temperature, topP, topK }: SamplingSettings): Problem[] {
+/** The settings with defaults; one that is `undefined` counts as absent. */
+function samplingOf(settings: SamplingSettings): Required<SamplingSettings> {
+  const pick = <K extends keyof SamplingSettings>(key: K) => settings[key] ?? GENERATE_DEFAULTS[key];
+  return {
+    maxNewTokens: pick("maxNewTokens"),
+    temperature: pick("temperature"),
+    topP: pick("topP"),
+    topK: pick("topK"),
+    minP: pick("minP"),
+    repetitionPenalty: pick("repetitionPenalty"),
+    stop: pick("stop"),
+    seed: pick("seed"),
+  };
+}
+
+function samplingProblems(settings: SamplingSettings): Problem[] {
+  const { maxNewTokens, temperature, topP, topK, minP, repetitionPenalty, stop } = settings;
   const problems: Problem[] = [];
   const check = (key: string, got: number | undefined, sound: (value: number) => boolean, expected: string): void => {
     if (got !== undefined && !sound(got)) problems.push({ key, got, expected });
@@ -217,5 +256,8 @@ function samplingProblems({ maxNewTokens, temperature, topP, topK }: SamplingSet
   check("temperature", temperature, (v) => Number.isFinite(v) && v >= 0, "a number from 0");
   check("topP", topP, (v) => v > 0 && v <= 1, "a number above 0, at most 1");
   check("topK", topK, (v) => Number.isSafeInteger(v) && v >= 0, "a whole number from 0");
+  check("minP", minP, (v) => v >= 0 && v <= 1, "a number from 0 to 1");
+  check("repetitionPenalty", repetitionPenalty, (v) => Number.isFinite(v) && v > 0, "a number above 0");
+  if (stop?.includes("")) problems.push({ key: "stop", got: stop, expected: "strings that are not empty" });
   return problems;
 }

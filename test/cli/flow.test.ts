@@ -238,6 +238,61 @@ describe("generate and chat", () => {
   });
 });
 
+describe("ranks and stops", () => {
+  const flags = () => [...["--model", project.path("model"), "--backend", "reference", "--max-new-tokens", "8"]];
+  const answers = (out: string) =>
+    out
+      .split("\n")
+      .filter((line) => line.startsWith('{"user"'))
+      .map((line) => JSON.parse(line) as { assistant: string; rank: number });
+
+  test("/rank changes the rank within a chat to what a chat at that rank says; a wrong one is told and changes nothing", async () => {
+    const chat = async (rank: string, input: readonly string[]) =>
+      qdylora(["chat", project.path("run"), "--rank", rank, "--temperature", "2", ...flags(), "--json"], { input });
+    const mixed = await chat("4", [
+      "say dog:",
+      "/rank 1",
+      "/new",
+      "say dog:",
+      "/rank 9",
+      "/rank",
+      "/new",
+      "say dog:",
+      "/rank 0",
+      "/new",
+      "say dog:",
+    ]);
+    expect(mixed.code, mixed.err).toBe(0);
+    const got = answers(mixed.out);
+    expect(got.map(({ rank }) => rank)).toEqual([4, 1, 1, 0]);
+    for (const [i, rank] of [4, 1, 1, 0].entries()) {
+      const [alone] = answers((await chat(String(rank), ["say dog:"])).out);
+      expect(got[i]!.assistant).toBe(alone!.assistant);
+    }
+    expect(new Set(got.map(({ assistant }) => assistant)).size).toBeGreaterThan(1);
+    expect(mixed.err).toContain("rank is 9, expected a whole number from 1 to 4");
+    expect(mixed.err).toContain("rank is NaN");
+  });
+
+  test("a stop string ends the answer before it, and the reason is told", async () => {
+    const say = async (...more: string[]) => {
+      const argv = ["generate", project.path("run"), ...flags(), "--prompt", "say dog:", ...more, "--json"];
+      return json((await qdylora(argv)).out) as unknown as { text: string; stopped: string };
+    };
+    const whole = await say();
+    const cut = whole.text.slice(2, 4);
+    expect(cut).toHaveLength(2);
+    const at = whole.text.indexOf(cut);
+    expect(await say("--stop", JSON.stringify(["nowhere", cut]))).toMatchObject({
+      text: whole.text.slice(0, at),
+      stopped: "stop",
+    });
+    expect(await say("--stop", "nowhere")).toEqual(whole);
+    expect(await say("--temperature", "1.5", "--min-p", "1")).toEqual(whole);
+    expect((await say("--repetition-penalty", "50")).text).not.toBe(whole.text);
+  });
+});
+
 describe("estimate, inspect, doctor", () => {
   test("the estimate is what training plans", async () => {
     const { out } = await qdylora([

@@ -142,6 +142,12 @@ const CASES: readonly Case[] = [
     argv: (p) => ["generate", "--model", p.path("nf4"), "--base-format", "fp4", "--prompt", "a", ...REFERENCE],
     says: "already quantised",
   },
+  {
+    name: "samplers out of range",
+    code: "CONFIG_INVALID",
+    argv: (p) => use(p, "--min-p", "2", "--repetition-penalty", "0", "--stop", '[""]'),
+    says: /3 settings.*minP.*repetitionPenalty.*stop/s,
+  },
   { name: "a temperature below 0", code: "CONFIG_INVALID", argv: (p) => use(p, "--temperature", "-1") },
   {
     name: "YAML that does not parse",

@@ -1,5 +1,6 @@
+import { QdlError } from "../../errors.ts";
 import type { ChatMessage } from "../../tokenizer/template.ts";
-import { openSpeaker } from "../../verbs/generate.ts";
+import { openSpeaker, type Speaker } from "../../verbs/generate.ts";
 import { type Context, defineCommand } from "../command.ts";
 import { ADAPTER_OPTIONS, SAMPLING_OPTIONS } from "./shared.ts";
 import { speakerOf } from "./speaker.ts";
@@ -7,8 +8,8 @@ import { speakerOf } from "./speaker.ts";
 export const chatCommand = defineCommand({
   name: "chat",
   summary: "talk to a model at a rank of your choice",
-  details: `Uses the model's own chat template. A line is a message; /new starts over, an empty line or Ctrl-D ends. A model
-without a template is for \`qdylora generate\`. With --json, each answer is one line of JSON as it comes.`,
+  details: `Uses the model's own chat template. A line is a message; /new starts over, /rank 4 goes on at rank 4 (0: the base
+alone), an empty line or Ctrl-D ends. A model without a template is for \`qdylora generate\`. With --json, each answer is one line of JSON as it comes.`,
   argument: { name: "adapter", required: false, help: "the adapter's folder" },
   options: ["rank", "system", ...SAMPLING_OPTIONS, ...ADAPTER_OPTIONS],
   examples: [
@@ -28,12 +29,16 @@ without a template is for \`qdylora generate\`. With --json, each answer is one 
     ask();
     for await (const line of context.io.lines()) {
       if (line.trim() === "") break;
-      if (line.trim() === "/new") messages = [...opening];
+      const [command, argument] = line.trim().split(/\s+/);
+      if (command === "/new") messages = [...opening];
+      else if (command === "/rank") changeRank(speaker, argument, context);
       else {
         messages.push({ role: "user", content: line });
         const { text } = await speaker.answer(messages, values, printer(context));
         messages.push({ role: "assistant", content: text });
-        context.io.out(context.json ? `${JSON.stringify({ user: line, assistant: text })}\n` : "\n");
+        context.io.out(
+          context.json ? `${JSON.stringify({ user: line, assistant: text, rank: speaker.rank })}\n` : "\n",
+        );
       }
       ask();
     }
@@ -41,3 +46,14 @@ without a template is for \`qdylora generate\`. With --json, each answer is one 
 });
 
 const printer = ({ json, io }: Context): ((piece: string) => void) => (json ? () => {} : (piece) => io.out(piece));
+
+/** A wrong rank is told and changes nothing: a conversation does not end for it. */
+function changeRank(speaker: Speaker, argument: string | undefined, { io, style }: Context): void {
+  try {
+    speaker.setRank(argument === undefined ? Number.NaN : Number(argument));
+    io.err(style.dim(`rank ${speaker.rank}\n`));
+  } catch (error) {
+    if (!(error instanceof QdlError)) throw error;
+    io.err(`${error.message}\n`);
+  }
+}

@@ -11,7 +11,16 @@ export const BACKEND_OPTIONS = ["backend", "threads", "isa", "device", "determin
 /** Where and how a base runs. */
 export const DEVICE_OPTIONS = ["baseFormat", "compute", ...BACKEND_OPTIONS] as const;
 export const ADAPTER_OPTIONS = ["model", "forceBase", ...DEVICE_OPTIONS] as const;
-export const SAMPLING_OPTIONS = ["maxNewTokens", "temperature", "topP", "topK", "seed"] as const;
+export const SAMPLING_OPTIONS = [
+  "maxNewTokens",
+  "temperature",
+  "topP",
+  "topK",
+  "minP",
+  "repetitionPenalty",
+  "stop",
+  "seed",
+] as const;
 /** What shapes a run's numbers, its data and its memory. */
 export const RUN_OPTIONS = [
   "model",
