@@ -24,6 +24,8 @@ export type { OpBench } from "./verbs/bench-ops.ts";
 export { bundledBase, bundledData } from "./verbs/bundled.ts";
 // compress
 export { type Compressed, type CompressedRank, type CompressOptions, compress } from "./verbs/compress.ts";
+// convert
+export { type Converted, type ConvertOptions, convert } from "./verbs/convert.ts";
 export { type Diagnosis, doctor, type Finding } from "./verbs/doctor.ts";
 export { type Estimate, type EstimateOptions, estimate } from "./verbs/estimate.ts";
 // evaluate

@@ -112,6 +112,25 @@ def write_models(llama_cpp: Path) -> None:
                      if not (config.tie_word_embeddings and k == "lm_head.weight")}
             save_file(state, OUT / f"{name}.safetensors")
             (OUT / f"{name}.config.json").write_text((source / "config.json").read_text())
+            if name == "llama-tied":
+                write_adapter(llama_cpp, model, source)
+
+
+def write_adapter(llama_cpp: Path, model, base: Path) -> None:
+    """A random LoRA adapter of all linears as PEFT saves it, and as llama.cpp converts it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    targets = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+    adapted = get_peft_model(model.float(), LoraConfig(r=3, lora_alpha=7, target_modules=targets))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn_like(parameter))
+    adapted.save_pretrained(OUT / "adapter")
+    (OUT / "adapter/README.md").unlink(missing_ok=True)
+    subprocess.run([sys.executable, llama_cpp / "convert_lora_to_gguf.py", "--base", base, "--outfile",
+                    OUT / "adapter.gguf", OUT / "adapter"], check=True)
 
 
 def convert(llama_cpp: Path, source: Path, out: Path) -> None:

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { QdlError } from "../errors.ts";
 import type { Folder } from "../formats/folder.ts";
 import type { DTypeRule } from "../formats/output-dtype.ts";
-import { openPeft, type PeftModule, peftScale, writePeft } from "../formats/peft.ts";
+import { openPeft, type PeftAdapter, type PeftModule, peftScale, writePeft } from "../formats/peft.ts";
 import { FAMILY_NAMES, type FamilyName, type LinearName, type ModelConfig } from "../model/config.ts";
 import { linearAt, linearPath } from "../model/families/index.ts";
 import type { BaseIdentity } from "../model/frozen-model.ts";
@@ -26,13 +26,17 @@ export async function writeAdapter(
   manifest: AdapterManifest,
   dtypes: readonly DTypeRule[] = [],
 ): Promise<void> {
-  const { adapter, base } = manifest;
+  await writePeft(folder, peftAdapter({ rank, tensors }, manifest), dtypes);
+  await folder.write(MANIFEST, new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`));
+}
+
+/** The adapter as PEFT describes one: module paths, and alpha for its rank. */
+export function peftAdapter({ rank, tensors }: AdapterWeights, { adapter, base }: AdapterManifest): PeftAdapter {
   const modules = [...tensors.keys()]
     .filter((name) => name.endsWith(".A"))
     .map((name) => peftModule(base.family, name, rank, tensors));
   const scale = peftScale(adapter.scaleRule, { alpha: adapter.alpha, rankMax: adapter.rankMax, rank });
-  await writePeft(folder, { ...scale, baseModel: base.name, revision: base.revision, modules }, dtypes);
-  await folder.write(MANIFEST, new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`));
+  return { ...scale, baseModel: base.name, revision: base.revision, modules };
 }
 
 /** Throws FILE_NOT_FOUND, ADAPTER_INVALID, SAFETENSORS_INVALID, TENSOR_NONFINITE. */

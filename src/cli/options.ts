@@ -188,11 +188,11 @@ export const OPTIONS = {
   repetitionPenalty: option(number(), "above 1: tokens that are there already become less likely", { default: 1 }),
   stop: option(strings(), "string that ends an answer (\\n and \\t are understood), or a JSON list of them"),
   system: option(text("text"), "system message of the chat"),
-  format: option(choice(["peft", "merged"]), "format of the export", { default: "peft" }),
+  format: option(choice(["peft", "gguf", "merged", "merged-gguf"]), "format of the export", { default: "peft" }),
   dtype: option(
     dtypes(),
     "dtype of the exported weights, for all or by part of a tensor's name; the last that fits wins",
-    { defaultText: "peft: f32; merged: as the model has them" },
+    { defaultText: "adapters: f32; merged: as the model has them; GGUF models: f16" },
   ),
   onto: option(
     choice(["trained", "original"]),

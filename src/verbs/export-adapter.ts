@@ -6,6 +6,7 @@ import type { AdapterManifest } from "../adapter/manifest.ts";
 import { sliceConfig, sliceWeights } from "../adapter/slice.ts";
 import { createFolder, openFolder } from "../formats/node-files.ts";
 import { modelCard } from "../report/model-card.ts";
+import { exportGguf, exportMergedGguf } from "./export-gguf.ts";
 import { exportMerged, type MergeSettings } from "./export-merged.ts";
 import { exportPeft } from "./export-peft.ts";
 import type { MergeError, SliceWriter } from "./export-slice.ts";
@@ -21,7 +22,8 @@ export interface ExportOptions extends MergeSettings {
   readonly ranks?: readonly number[];
   /**
    * peft: a PEFT folder, with this package's manifest beside it; the default.
-   * merged: a model folder, the base with the adapter in its weights. The settings from `model` on are for it alone.
+   * gguf: a LoRA adapter for llama.cpp; it needs the base's files for names and the order of rows.
+   * merged: a model folder, the base with the adapter in its weights. merged-gguf: the same as one GGUF file.
    */
   readonly format?: ExportFormat;
   /** Folder to write. */
@@ -44,20 +46,22 @@ export interface Exported {
   readonly ranks: readonly ExportedRank[];
 }
 
-const WRITERS = { peft: exportPeft, merged: exportMerged } as const satisfies Record<
-  string,
-  SliceWriter<ExportOptions>
->;
+const WRITERS = {
+  peft: exportPeft,
+  gguf: exportGguf,
+  merged: exportMerged,
+  "merged-gguf": exportMergedGguf,
+} as const satisfies Record<string, SliceWriter<ExportOptions>>;
 export type ExportFormat = keyof typeof WRITERS;
 
 /**
  * Writes the folder in one step: on any failure nothing is left behind.
  * Throws RANK_OUT_OF_RANGE, CONFIG_INVALID, FILE_EXISTS (the output is not empty), ADAPTER_INVALID, WRITE_FAILED,
- * and with format merged ADAPTER_BASE_MISMATCH and what opening the model throws.
+ * and with formats other than peft ADAPTER_BASE_MISMATCH and what opening the model throws.
  */
 export async function exportAdapter(options: ExportOptions): Promise<Exported> {
   const { adapter, output, format = "peft" } = options;
-  if (format !== "merged") refuseMergeSettings(options);
+  refuseIdleSettings(options, format);
   const { weights, manifest } = await readAdapter(await openFolder(adapter));
   const ranks = chosenRanks(options, weights.rank);
   const several = options.ranks !== undefined;
@@ -77,18 +81,30 @@ export async function exportAdapter(options: ExportOptions): Promise<Exported> {
   return { output, format, ranks: done };
 }
 
-/** Settings that would have no effect. */
-function refuseMergeSettings(options: ExportOptions): void {
-  const keys = ["model", "forceBase", "onto", "requantize", "shardSize", "backend", "threads", "isa"] as const;
+/** Settings by the formats in which they have an effect. */
+const EFFECTS = {
+  model: ["gguf", "merged", "merged-gguf"],
+  forceBase: ["gguf", "merged", "merged-gguf"],
+  onto: ["merged", "merged-gguf"],
+  backend: ["merged", "merged-gguf"],
+  threads: ["merged", "merged-gguf"],
+  isa: ["merged", "merged-gguf"],
+  requantize: ["merged"],
+  shardSize: ["merged"],
+} as const satisfies Partial<Record<keyof ExportOptions, readonly ExportFormat[]>>;
+
+/** Throws for settings that would have no effect. */
+function refuseIdleSettings(options: ExportOptions, format: ExportFormat): void {
+  const keys = Object.keys(EFFECTS) as (keyof typeof EFFECTS)[];
   throwProblems(
     "export",
     keys
-      .filter((key) => options[key] !== undefined)
+      .filter((key) => options[key] !== undefined && !(EFFECTS[key] as readonly string[]).includes(format))
       .map((key) => ({
         key,
         got: options[key],
-        expected: "format merged with it",
-        because: "other formats have nothing to do with base weights",
+        expected: `format ${EFFECTS[key].join(" or ")} with it`,
+        because: `format ${format} has nothing to do with it`,
       })),
   );
 }

@@ -68,14 +68,16 @@ export async function exportMerged(slice: Slice, folder: NodeFolder, settings: M
   }
 }
 
-async function checkBase(slice: Slice, { located, checkpoint, config, tokenizer }: ModelFiles, force: boolean) {
+/** Throws ADAPTER_BASE_MISMATCH unless the slice was trained on these files, or `force`. */
+export async function checkBase(slice: Slice, { located, checkpoint, config, tokenizer }: ModelFiles, force: boolean) {
   const { name, revision, folder } = located;
   const sha256 = await sha256InBackground(folder, checkpoint.weightFiles, new AbortController().signal);
   const identity = { ...slice.manifest.base, name, revision, sha256, templateSha256: tokenizer.templateSha256 };
   checkFits(slice, config, identity, force);
 }
 
-function updateOf({ rank, weights, manifest }: Slice, layer: number, linear: string): LinearUpdate | null {
+/** What the slice adds to one linear, or null. */
+export function updateOf({ rank, weights, manifest }: Slice, layer: number, linear: string): LinearUpdate | null {
   const a = weights.tensors.get(`layers.${layer}.${linear}.A`);
   const bTransposed = weights.tensors.get(`layers.${layer}.${linear}.B`);
   return a && bTransposed ? { rank, scale: scaleAt(manifest.adapter, rank), a, bTransposed } : null;

@@ -9,6 +9,7 @@ export const exportCommand = defineCommand({
   details: `A slice is an adapter of its own: the first rows of every matrix, to the bit, with the alpha under which PEFT
 computes exactly what the whole adapter computes at that rank. No base is needed. With --format merged the adapter goes into
 the base's weights, and the result is a model folder of its own; how far its weights are from the exact sum is measured.
+gguf is an adapter for llama.cpp, Ollama and LM Studio, merged-gguf a whole model for them; \`qdylora convert\` writes the base.
 Each folder gets a model card (README.md) with the quality at each rank and how to load it. --ranks writes one folder a rank,
 rank-B of OUTPUT.`,
   argument: { name: "adapter", required: true, help: "the adapter's folder" },
@@ -32,6 +33,10 @@ rank-B of OUTPUT.`,
   examples: [
     { line: "export run --rank 8 --output run-rank-8", says: "a PEFT folder at rank 8" },
     { line: "export run --ranks 1,4,16 --dtype bf16 --output slices", says: "three of them, in bf16" },
+    {
+      line: "export run --ranks 1,4,16 --format gguf --model llama.gguf --output slices",
+      says: "adapters for llama.cpp; it needs the base's names",
+    },
     { line: "export run --rank 8 --format merged --output merged", says: "a model that needs no adapter" },
     {
       line: "export run --rank 8 --format merged --onto original --requantize nf4 --output merged-nf4",

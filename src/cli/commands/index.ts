@@ -4,6 +4,7 @@ import type { CommandSpec } from "../command.ts";
 import { benchCommand } from "./bench.ts";
 import { chatCommand } from "./chat.ts";
 import { compressCommand } from "./compress.ts";
+import { convertCommand } from "./convert.ts";
 import { doctorCommand } from "./doctor.ts";
 import { estimateCommand } from "./estimate.ts";
 import { evalCommand } from "./eval.ts";
@@ -24,6 +25,7 @@ export const COMMANDS = [
   exportCommand,
   compressCommand,
   quantizeCommand,
+  convertCommand,
   estimateCommand,
   inspectCommand,
   doctorCommand,
