@@ -29,7 +29,7 @@ export async function exportGguf(slice: Slice, folder: NodeFolder, settings: Mer
   return {
     bytes: await sizeOf(folder, ADAPTER_FILE),
     library: "gguf",
-    holds: `A LoRA adapter for llama.cpp (scale ${scaleAt(manifest.adapter, rank)}), to be used with its base as GGUF. The base that it was trained on is what \`qdylora convert BASE --base-format ${manifest.base.format}\` writes; other quantisations of the model work nearly as well.`,
+    holds: `A LoRA adapter for llama.cpp (scale ${scaleAt(manifest.adapter, rank)}), to be used with its base as GGUF. The base that it was trained on is what \`qdylora convert BASE --base-format ${manifest.base.format}\` writes; over another quantisation of the model it is used beside weights that it was not fitted to.`,
     uses: [
       {
         tool: "llama.cpp",

@@ -174,6 +174,76 @@ describe("eval and export", () => {
     expect(await say("--model", project.path("merged-nf4"))).not.toBe("");
   });
 
+  test("as GGUF: the model, the base that adapters see, adapters, the merged model", async () => {
+    const reference = ["--backend", "reference"];
+    const model = ["--model", project.path("model")];
+    const run = async (...argv: string[]) => {
+      const { code, err } = await qdylora([...argv, ...reference]);
+      expect(code, err).toBe(0);
+    };
+    const say = async (...more: string[]) => {
+      const common = ["--prompt", "say dog:", "--max-new-tokens", "12", ...reference, "--json"];
+      const { out, err, code } = await qdylora(["generate", ...more, ...common]);
+      expect(code, err).toBe(0);
+      return json(out).text;
+    };
+    const file = (name: string) => ["--model", project.path(name)];
+    await run("convert", project.path("model"), "--dtype", "f32", "--output", project.path("same.gguf"));
+    const plain = ["--base-format", "f32"];
+    expect(await say(...file("same.gguf"), ...plain)).toBe(await say(...model, ...plain));
+    await run(
+      "convert",
+      project.path("model"),
+      "--base-format",
+      "nf4",
+      "--dtype",
+      "f32",
+      "--output",
+      project.path("held.gguf"),
+    );
+    expect(await say(...file("held.gguf"), ...plain)).toBe(await say(...model, "--base-format", "nf4"));
+    const merged = [
+      "--rank",
+      "2",
+      "--format",
+      "merged-gguf",
+      "--dtype",
+      "f32",
+      "--output",
+      project.path("merged-gguf"),
+    ];
+    await run("export", project.path("run"), ...merged, ...model);
+    const whole = await say(project.path("run"), "--rank", "2", ...model);
+    expect(whole).not.toBe("");
+    expect(await say(...file("merged-gguf/model.gguf"), ...plain)).toBe(whole);
+    const adapters = ["--ranks", "1,4", "--format", "gguf", ...model, "--output", project.path("gguf")];
+    const exported = await qdylora(["export", project.path("run"), ...adapters, "--json"]);
+    expect(exported.code, exported.err).toBe(0);
+    expect(json(exported.out)).toMatchObject({ format: "gguf", ranks: [{ rank: 1 }, { rank: 4 }] });
+    expect(project.read("gguf/rank-4/README.md")).toContain("llama-cli -m base.gguf --lora adapter.gguf");
+    const shown = await qdylora(["inspect", project.path("held.gguf")]);
+    expect(shown.out).toContain("model.embed_tokens.weight");
+  });
+
+  test("a GGUF file is a base like any other", async () => {
+    const { code: converted } = await qdylora([
+      ...["convert", project.path("model"), "--output", project.path("base.gguf"), "--backend", "reference"],
+    ]);
+    expect(converted).toBe(0);
+    const flags = trainFlags("from-gguf").map((flag) =>
+      flag === project.path("model") ? project.path("base.gguf") : flag,
+    );
+    const { code, err } = await qdylora(["train", ...flags, "--steps", "2", "--checkpoint-every", "0"]);
+    expect(code, err).toBe(0);
+    const manifest = JSON.parse(project.read("from-gguf/qdylora.json"));
+    expect(manifest.base).toMatchObject({ name: "base.gguf", format: "nf4" });
+    const copy = await qdylora([
+      ...["quantize", project.path("base.gguf"), "--output", project.path("gguf-nf4"), "--backend", "reference"],
+    ]);
+    expect(copy.code, copy.err).toBe(0);
+    expect(project.exists("gguf-nf4/tokenizer.json")).toBe(true);
+  });
+
   test("writes a report where it is told to", async () => {
     const { code } = await qdylora([
       "eval",

@@ -2,7 +2,7 @@
 // and leaves every file as it was. Each code of the table is met here, or says where else it is met.
 
 import { spawnSync } from "node:child_process";
-import { mkdirSync, rmSync, truncateSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import { fileURLToPath } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -199,6 +199,34 @@ const CASES: readonly Case[] = [
     code: "CONFIG_INVALID",
     argv: (p) => ["export", p.path("run"), "--format", "merged", "--output", p.path("new"), ...REFERENCE],
     says: "--model",
+  },
+  {
+    name: "a GGUF adapter of a base that is not named",
+    code: "CONFIG_INVALID",
+    argv: (p) => ["export", p.path("run"), "--format", "gguf", "--output", p.path("new")],
+    says: "--model",
+  },
+  {
+    name: "settings of a merge for a GGUF adapter",
+    code: "CONFIG_INVALID",
+    argv: (p) => ["export", p.path("run"), "--format", "gguf", "--onto", "original", "--output", p.path("new")],
+    says: "format merged or merged-gguf",
+  },
+  {
+    name: "a GGUF file over another file",
+    code: "FILE_EXISTS",
+    argv: (p) => ["convert", p.path("model"), "--output", p.path("train.jsonl"), ...REFERENCE],
+    says: "train.jsonl",
+  },
+  {
+    name: "a tokenizer that GGUF has no name for",
+    code: "TOKENIZER_INVALID",
+    spoil: (p) => {
+      const json = JSON.parse(readFileSync(p.path("model/tokenizer.json"), "utf8"));
+      writeFileSync(p.path("model/tokenizer.json"), JSON.stringify({ ...json, pre_tokenizer: { type: "Whitespace" } }));
+    },
+    argv: (p) => ["convert", p.path("model"), "--output", p.path("new.gguf"), ...REFERENCE],
+    says: "llama.cpp",
   },
   {
     name: "a dtype that does not exist",
