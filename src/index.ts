@@ -12,15 +12,10 @@ export type { Report, ReportRank, ReportSample, ReportStep } from "./report/repo
 export type { ChatMessage } from "./tokenizer/template.ts";
 export type { RankScore, TrainEvent } from "./train/events.ts";
 // bench
-export {
-  type BenchSettings,
-  benchGenerate,
-  benchOps,
-  benchTrain,
-  type GenerateBench,
-  type TrainBench,
-} from "./verbs/bench.ts";
-export type { OpBench } from "./verbs/bench-ops.ts";
+export { benchGenerate, type GenerateBench } from "./verbs/bench-generate.ts";
+export { benchOps, type OpBench } from "./verbs/bench-ops.ts";
+export type { BenchSettings } from "./verbs/bench-settings.ts";
+export { benchTrain, type TrainBench } from "./verbs/bench-train.ts";
 export { bundledBase, bundledData } from "./verbs/bundled.ts";
 // compress
 export { type Compressed, type CompressedRank, type CompressOptions, compress } from "./verbs/compress.ts";

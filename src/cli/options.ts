@@ -139,6 +139,7 @@ export const OPTIONS = {
   resume: option(flag(), "continue the run in --output exactly where its last checkpoint is", { default: false }),
   allowChanged: option(flag(), "resume even if settings, data, base or instruction set differ", { default: false }),
   shape: option(choice(SHAPE_NAMES), "model shape to measure, with random weights", { default: "tiny" }),
+  drawRanks: option(flag(), "draw the rank of every step, as training does, instead of --rank", { default: false }),
   seconds: option(number("s"), "how long to measure, after a quarter of it to warm up", { default: 10 }),
   memory: option(bytes(), "memory that the run may take, base included", { defaultText: "what the device has" }),
   baseFormat: option(choice(["nf4", "fp4", "bf16", "f32"]), "format in which the base is held", {

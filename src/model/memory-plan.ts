@@ -84,6 +84,13 @@ export function planTraining(
   return at(high);
 }
 
+/** Layers by what they keep. */
+export function countLevels(levels: readonly KeepLevel[]): Record<KeepLevel, number> {
+  const counts = { keep: 0, "recompute-cheap": 0, "recompute-layer": 0 };
+  for (const level of levels) counts[level]++;
+  return counts;
+}
+
 /** Rung 0 keeps all; each of the next L rungs drops the cheap values of one more layer, each of the last L a whole layer. */
 function ladder(layers: number, rung: number): KeepLevel[] {
   return Array.from({ length: layers }, (_, layer) =>

@@ -4,10 +4,13 @@ import type { Backend } from "../backends/backend.ts";
 import { dynamicMap } from "../ops/code-books.ts";
 import { type FrozenWeight, QUANT_BLOCK, SCALE_BLOCK } from "../ops/frozen-weight.ts";
 import type { ArgsOf, OpName } from "../ops/index.ts";
+import { settle } from "../quant/staging.ts";
 import { randomStream } from "../random/philox.ts";
 import { BYTES_PER_ELEMENT, type DType, toBf16 } from "../tensor/dtype.ts";
 import { type DeviceBuffer, matrix, type Tensor } from "../tensor/tensor.ts";
+import { type BenchSettings, checkBench, needPeak } from "./bench-settings.ts";
 import { medianSeconds } from "./bench-timing.ts";
+import { openDevice } from "./open-device.ts";
 
 export interface OpBench {
   readonly op: OpName;
@@ -30,18 +33,18 @@ const LINEARS: readonly (readonly [number, readonly number[]])[] = [
   [576, [576, 192, 192]],
 ];
 
-/** NF4 linears with double quantisation, forward and backward (dX; with a rank, dA and dB too). */
-export async function benchOps(
-  backend: Backend,
-  options: {
-    readonly tokens: number;
-    readonly rank: number;
-    readonly rankMax: number;
-    readonly computeDtype: "bf16" | "f32";
-    readonly seconds: number;
-  },
-): Promise<OpBench[]> {
-  const { tokens, rank, rankMax, computeDtype, seconds } = options;
+/**
+ * NF4 linears with double quantisation at 512 tokens (`batch`·`seq` if given), forward and backward (dX; with a rank, dA
+ * and dB too). Throws CONFIG_INVALID.
+ */
+export async function benchOps(options: BenchSettings = {}): Promise<OpBench[]> {
+  const settings = checkBench({ batch: 1, seq: 512, rankMax: 64, rank: 0, ...options });
+  await using backend = await openDevice(settings);
+  needPeak(backend);
+  const { rank, rankMax } = settings;
+  const computeDtype = settings.compute === "auto" ? backend.computeDtype : settings.compute;
+  const tokens = settings.batch * settings.seq;
+  const seconds = settings.seconds / 10;
   const results: OpBench[] = [];
   for (const [from, to] of LINEARS) {
     const peak = backend.measurePeak!(computeDtype);
@@ -84,7 +87,10 @@ class Bench implements Disposable {
     const scratchBytes = this.#backend.scratchBytes(op, args);
     const scratch = scratchBytes > 0 ? this.#tensor("u8", 1, scratchBytes) : null;
     const call = this.#backend.prepare(op, args, scratch);
-    return async () => call();
+    return async () => {
+      call();
+      await settle(this.#backend, this.#buffers[0]!);
+    };
   }
 
   linears(tokens: number, from: number, to: readonly number[], rankMax: number, rank: number) {

@@ -1,17 +1,43 @@
-// Median of many, after a warm-up: single figures on a shared machine mean little.
+// Many timings after a warm-up: single figures on a shared machine, or on a card that is still cool, mean little.
+
+export interface StepTimes {
+  /** Seconds of one step. */
+  readonly median: number;
+  readonly mean: number;
+  readonly steps: number;
+}
+
+export interface TimingLimits {
+  /** Seconds before anything counts. */
+  readonly warmUp: number;
+  /** Seconds that count, at least. */
+  readonly seconds: number;
+  readonly leastSteps: number;
+}
+
+/** Times `step`, which is told how many counted steps came before it (in the warm-up: from 0 likewise). */
+export async function timeSteps(
+  step: (index: number) => Promise<void>,
+  { warmUp, seconds, leastSteps }: TimingLimits,
+): Promise<StepTimes> {
+  const since = (start: number): number => (performance.now() - start) / 1000;
+  const began = performance.now();
+  let index = 0;
+  do await step(index++);
+  while (since(began) < warmUp);
+  const times: number[] = [];
+  const measured = performance.now();
+  while (times.length < leastSteps || since(measured) < seconds) {
+    const start = performance.now();
+    await step(times.length);
+    times.push(since(start));
+  }
+  const mean = since(measured) / times.length;
+  const steps = times.length;
+  return { median: times.sort((a, b) => a - b)[steps >> 1]!, mean, steps };
+}
 
 /** Median seconds of `work`, run for a quarter of `seconds` to warm up and then for `seconds` (at least three times). */
 export async function medianSeconds(work: () => Promise<void>, seconds: number): Promise<number> {
-  const began = performance.now();
-  const since = (start: number): number => (performance.now() - start) / 1000;
-  do await work();
-  while (since(began) < seconds / 4);
-  const times: number[] = [];
-  const measured = performance.now();
-  while (times.length < 3 || since(measured) < seconds) {
-    const start = performance.now();
-    await work();
-    times.push(since(start));
-  }
-  return times.sort((a, b) => a - b)[times.length >> 1]!;
+  return (await timeSteps(work, { warmUp: seconds / 4, seconds, leastSteps: 3 })).median;
 }

@@ -5,6 +5,7 @@ import { BatchPlan } from "../data/batches.ts";
 import { valueBytes } from "../model/arena-plan.ts";
 import type { FrozenModel } from "../model/frozen-model.ts";
 import { describeCall, type Shape } from "../model/graph.ts";
+import { countLevels } from "../model/memory-plan.ts";
 import type { KeepLevel } from "../model/steps.ts";
 import { phantomBase } from "../quant/estimate-base.ts";
 import { estimateSession, type MemoryEstimate, type SessionShapes } from "../train/session.ts";
@@ -77,7 +78,7 @@ export async function estimate(options: EstimateOptions): Promise<Estimate> {
   return {
     ...bytesOf(session),
     ...wholeProcess(model, session),
-    layers: countLevels(model, session),
+    layers: countLevels(session.plan.levels),
     largestBatch: { rows: shapes.training.N, segments: shapes.training.S },
     ...explained(options, session, shapes.training),
   };
@@ -118,12 +119,6 @@ function wholeProcess(
 }
 
 const bytesOf = ({ plan: _, ...bytes }: MemoryEstimate): Omit<MemoryEstimate, "plan"> => bytes;
-
-function countLevels(model: FrozenModel, { plan }: MemoryEstimate): Record<KeepLevel, number> {
-  const counts = { keep: 0, "recompute-cheap": 0, "recompute-layer": 0 };
-  for (let layer = 0; layer < model.config.layers; layer++) counts[plan.levels[layer] ?? "keep"]++;
-  return counts;
-}
 
 function explained(
   { explain }: EstimateOptions,

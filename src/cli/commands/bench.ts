@@ -1,9 +1,12 @@
 import { QdlError } from "../../errors.ts";
 import type { ShapeName } from "../../model/named-shapes.ts";
 import { percent } from "../../report/report.ts";
-import { type BenchSettings, benchGenerate, benchOps, benchTrain } from "../../verbs/bench.ts";
+import { benchGenerate } from "../../verbs/bench-generate.ts";
+import { benchOps } from "../../verbs/bench-ops.ts";
+import type { BenchSettings } from "../../verbs/bench-settings.ts";
+import { benchTrain } from "../../verbs/bench-train.ts";
 import { defineCommand } from "../command.ts";
-import { table } from "../style.ts";
+import { showBytes, table } from "../style.ts";
 import { BACKEND_OPTIONS } from "./shared.ts";
 
 const KINDS = ["ops", "train", "generate"] as const;
@@ -24,6 +27,8 @@ tokens at rank 0.`,
     "seq",
     "baseFormat",
     "compute",
+    "drawRanks",
+    "optimizerState",
     "memory",
     ...BACKEND_OPTIONS,
     "seconds",
@@ -58,7 +63,7 @@ tokens at rank 0.`,
       case "train": {
         const r = await benchTrain(settings);
         context.say(
-          `${r.shape}, ${r.batch}×${r.seq} tokens, rank ${r.rank}: ${r.tokensPerSecond.toFixed(0)} tokens/s, ${r.stepMs.toFixed(0)} ms a step, ${(1000 * r.usefulTflops).toFixed(0)} useful GFLOP/s = ${percent(r.share)} of the measured peak`,
+          `${r.shape}, ${r.batch}×${r.seq} tokens, ${r.rank === null ? `ranks drawn from 1 to ${r.rankMax}` : `rank ${r.rank}`}: ${r.tokensPerSecond.toFixed(0)} tokens/s, ${r.stepMs.toFixed(0)} ms a step, ${(1000 * r.usefulTflops).toFixed(0)} useful GFLOP/s = ${percent(r.share)} of the measured peak; at most ${showBytes(r.peakBytes)}`,
         );
         return r;
       }

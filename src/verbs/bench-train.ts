@@ -1,0 +1,155 @@
+// bench train: training steps of a true model shape, as tokens per second, as useful work, and as a share of what products
+// reach on this device in the same run.
+
+import { scaleAt } from "../adapter/config.ts";
+import { initialWeights } from "../adapter/initial-weights.ts";
+import type { OptimizerState } from "../adapter/moments.ts";
+import { drawRank } from "../adapter/rank-draw.ts";
+import type { Backend } from "../backends/backend.ts";
+import { uniformRange } from "../model/loss-program.ts";
+import { countLevels } from "../model/memory-plan.ts";
+import type { ShapeName } from "../model/named-shapes.ts";
+import type { KeepLevel } from "../model/steps.ts";
+import { trainingFlops } from "../model/useful-flops.ts";
+import { RowWindowedAdamW } from "../train/optimizer.ts";
+import { TrainingSession } from "../train/session.ts";
+import {
+  type BenchSettings,
+  type CheckedBench,
+  checkBench,
+  fullBatch,
+  needPeak,
+  randomModel,
+} from "./bench-settings.ts";
+import { timeSteps } from "./bench-timing.ts";
+import { hostBytes, peakResidentBytes } from "./host-memory.ts";
+import { openDevice } from "./open-device.ts";
+import { resolveTrainConfig, type TrainSettings } from "./train-options.ts";
+
+export interface TrainBench {
+  /** Of the median step on the CPU; of all steps' wall time on a GPU, whose clock sinks under load. */
+  readonly tokensPerSecond: number;
+  /** Median. */
+  readonly stepMs: number;
+  /** Seconds of the first step of each rank bucket: kernels compiled, algorithms timed, lists bound. */
+  readonly firstUseSeconds: number;
+  readonly steps: number;
+  readonly usefulTflops: number;
+  readonly peakTflops: number;
+  readonly share: number;
+  /**
+   * The most memory taken, and what `estimate` would have said. On the CPU: resident memory of this process, and the plan
+   * with Node and what it grows by. On a GPU: its memory as the driver reports it, context and workspaces included.
+   */
+  readonly peakBytes: number;
+  readonly estimatedPeakBytes: number;
+  /** Largest resident memory of this process. */
+  readonly hostPeakBytes: number;
+  /** null: drawn for every step. */
+  readonly rank: number | null;
+  readonly rankMax: number;
+  readonly batch: number;
+  readonly seq: number;
+  readonly optimizerState: OptimizerState;
+  /** Layers by what they keep for the backward pass. */
+  readonly layers: Readonly<Record<KeepLevel, number>>;
+  readonly shape: ShapeName;
+  readonly backend: string;
+  readonly device: string;
+}
+
+/** Ranks are drawn in buckets of the tensor cores' granule: one step of each before the clock starts. */
+const RANK_BUCKET = 8;
+/** Steps of a measurement with drawn ranks, at least. */
+const LEAST_DRAWN_STEPS = 128;
+
+/** Training steps on full sequences, every token supervised; clipping and optimizer included. Throws CONFIG_INVALID, MEMORY_EXCEEDED. */
+export async function benchTrain(options: BenchSettings = {}): Promise<TrainBench> {
+  const settings = checkBench(options);
+  await using backend = await openDevice(settings);
+  needPeak(backend);
+  const peak = backend.measurePeak!(settings.compute === "auto" ? backend.computeDtype : settings.compute);
+  const host = hostBytes();
+  const model = randomModel(backend, settings);
+  try {
+    const config = resolveTrainConfig(trainSettings(settings), model.config, 1);
+    const rows = settings.batch * settings.seq;
+    const shape = { N: rows, S: settings.batch, Q: 0 };
+    using session = new TrainingSession(backend, model, config, { training: shape, scoring: { N: 1, S: 1, Q: 0 } });
+    session.adapter.load(initialWeights(model.config, config.adapter, 1));
+    using optimizer = new RowWindowedAdamW(backend, session.adapter, config.optimizer);
+    const batch = fullBatch(settings.batch, settings.seq, model.config.vocabulary);
+    const step = async (rank: number): Promise<void> => {
+      optimizer.zeroGradients();
+      await session.learner.run(batch, uniformRange(batch, rank, scaleAt(config.adapter, rank)), 1 / batch.supervised);
+      await optimizer.step({ from: 0, to: rank }, 1e-4);
+    };
+    const rankOf = (index: number): number => (settings.drawRanks ? drawRank(config.adapter, 1, index) : settings.rank);
+    const firstUseSeconds = await firstUse(settings, step);
+    const leastSteps = settings.drawRanks ? LEAST_DRAWN_STEPS : 3;
+    const { unified } = backend.memory();
+    const warmUp = settings.seconds / (unified ? 4 : 2);
+    const times = await timeSteps((index) => step(rankOf(index)), { warmUp, seconds: settings.seconds, leastSteps });
+    const seconds = unified ? times.median : times.mean;
+    const lengths = Array.from({ length: settings.batch }, () => settings.seq);
+    const flops = mean(
+      Array.from({ length: times.steps }, (_, i) =>
+        trainingFlops(model.config, { rank: rankOf(i), targets: config.adapter.targets, lengths }),
+      ),
+    );
+    const { totalBytes, pagedBytes, optimizerState, plan } = session.estimate;
+    return {
+      tokensPerSecond: rows / seconds,
+      stepMs: 1000 * times.median,
+      firstUseSeconds,
+      steps: times.steps,
+      usefulTflops: flops / seconds / 1e12,
+      peakTflops: peak / 1e12,
+      share: flops / seconds / peak,
+      peakBytes: peakBytesOf(backend, pagedBytes),
+      estimatedPeakBytes: unified ? host + totalBytes + pagedBytes : backend.memory().overheadBytes + totalBytes,
+      hostPeakBytes: peakResidentBytes(),
+      rank: settings.drawRanks ? null : settings.rank,
+      rankMax: settings.rankMax,
+      batch: settings.batch,
+      seq: settings.seq,
+      optimizerState,
+      layers: countLevels(plan.levels),
+      shape: settings.shape,
+      backend: backend.name,
+      device: backend.description,
+    };
+  } finally {
+    model.dispose();
+  }
+}
+
+/** One step of every bucket of ranks that will be used; returns their seconds together. */
+async function firstUse(
+  { drawRanks, rank, rankMax }: CheckedBench,
+  step: (rank: number) => Promise<void>,
+): Promise<number> {
+  const buckets = Math.ceil(rankMax / RANK_BUCKET);
+  const ranks = drawRanks
+    ? Array.from({ length: buckets }, (_, i) => Math.min(rankMax, (i + 1) * RANK_BUCKET))
+    : [rank];
+  const began = performance.now();
+  for (const each of ranks) await step(each);
+  return (performance.now() - began) / 1000;
+}
+
+const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/** Nothing is released before the end, so what is taken now is the most. */
+function peakBytesOf(backend: Backend, pagedBytes: number): number {
+  const { unified, overheadBytes } = backend.memory();
+  return unified ? peakResidentBytes() : overheadBytes + backend.allocatedBytes - pagedBytes;
+}
+
+const trainSettings = ({ rankMax, batch, seq, memory, optimizerState }: CheckedBench): TrainSettings => ({
+  rankMax,
+  batch,
+  seq,
+  optimizerState,
+  ...(memory === undefined ? {} : { memory }),
+});
