@@ -56,8 +56,7 @@ static void adaptedLinearsBackward(Context& context, const double* words, uint8_
   const TensorList da = readList(args), db = readList(args);
   const Ranges ranges = args.ranges();
   const int count = weights.count;
-  int64_t maxRank = 0;
-  for (int64_t r = 0; r < ranges.count; r++) maxRank = most(maxRank, rankOf(ranges, r));
+  const int64_t maxRank = largestRank(ranges);
   withCompute(x.dtype, [&](auto compute) {
     typedef decltype(compute) C;
     const bool round = rounds<C>(x.dtype);

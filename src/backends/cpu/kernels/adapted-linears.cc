@@ -14,16 +14,21 @@ static void adaptedLinears(Context& context, const double* words, uint8_t*) {
   withCompute(x.dtype, [&](auto compute) {
     typedef decltype(compute) C;
     const bool round = rounds<C>(x.dtype);
-    const Tensor* lefts[MAX_TERMS] = {&x, &x, &x, &x};
-    rankProducts<C>(context, lefts, a.items, t.items, weights.count, ranges, round);
-    Product products[MAX_TERMS];
+    Product wide[MAX_TERMS], narrow[MAX_TERMS];
     for (int i = 0; i < weights.count; i++) {
-      Product& p = products[i] = productInto(y.items[i]);
+      Product& p = wide[i] = productInto(y.items[i]);
       p.bias = biases.items[i];
       if (weights.items[i].format != ZERO) addBase(p, x, sourceOf(weights.items[i], round), false, x.cols);
       if (a.items[i].data) addRanked(p, t.items[i], sourceOf(b.items[i], round), true);
     }
-    product<C>(context, products, weights.count, 0, x.rows, ranges);
+    const Tensor* lefts[MAX_TERMS] = {&x, &x, &x, &x};
+    if (x.rows > 0 && isShort<C>(wide, weights.count, x.rows)) {
+      const int narrows = rankProductsOf(lefts, a.items, t.items, weights.count, largestRank(ranges), round, narrow);
+      multiplyShort<C>(context, narrow, narrows, wide, weights.count, 0, x.rows, ranges);
+    } else {
+      rankProducts<C>(context, lefts, a.items, t.items, weights.count, ranges, round);
+      multiply<C>(context, wide, weights.count, 0, x.rows, ranges);
+    }
   });
 }
 

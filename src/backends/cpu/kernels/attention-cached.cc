@@ -1,7 +1,7 @@
 // Attention of new query rows over a cache. An item owns either up to 96 neighbouring rows of a prompt and one head, or one
 // row and all heads that share its keys: their part of o. It reads the keys and values that they see once, and writes o
 // once. Rows of the cache that do not exist are not read.
-#include "attention-tile.h"
+#include "attention-row.h"
 
 namespace qdl {
 namespace QDL_ISA {
@@ -45,15 +45,14 @@ static void attentionCached(Context& context, const double* words, uint8_t*) {
       if (rows > 1) {
         tile.q = window(q, row, rows, head * dim, dim);
         tile.o = window(o, row, rows, head * dim, dim);
-      } else {
-        // The first of the heads that share keys stands for all.
-        if (head % share % QUERIES != 0) return;
-        const int64_t together = least(QUERIES, share - head % share);
-        tile.q = window(q, row, together, head * dim, dim, dim);
-        tile.o = window(o, row, together, head * dim, dim, dim);
-        tile.step = 0;
+        return attentionTile<decltype(compute)>(context.workspaces[thread], tile, scoring);
       }
-      attentionTile<decltype(compute)>(context.workspaces[thread], tile, scoring);
+      // The first of the heads that share keys stands for all.
+      if (head % share % QUERIES != 0) return;
+      const int64_t together = least(QUERIES, share - head % share);
+      tile.q = window(q, row, together, head * dim, dim, dim);
+      tile.o = window(o, row, together, head * dim, dim, dim);
+      attentionRow<decltype(compute)>(context.workspaces[thread], tile, scoring);
     };
     parallel(context, tiles * heads, item);
   });

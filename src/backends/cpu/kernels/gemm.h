@@ -42,6 +42,11 @@ struct Product {
 QDL_INLINE int64_t fromOf(const Ranges& ranges, int64_t r) { return static_cast<int64_t>(ranges.list[r].from); }
 QDL_INLINE int64_t toOf(const Ranges& ranges, int64_t r) { return static_cast<int64_t>(ranges.list[r].to); }
 QDL_INLINE int64_t rankOf(const Ranges& ranges, int64_t r) { return static_cast<int64_t>(ranges.list[r].rank); }
+QDL_INLINE int64_t largestRank(const Ranges& ranges) {
+  int64_t largest = 0;
+  for (int64_t r = 0; r < ranges.count; r++) largest = most(largest, rankOf(ranges, r));
+  return largest;
+}
 /** The range that holds a row. */
 QDL_INLINE int64_t rangeAt(const Ranges& ranges, int64_t row) {
   int64_t r = 0;

@@ -39,9 +39,21 @@ QDL_INLINE Tensor colsOf(Tensor t, int64_t cols) {
 }
 
 /**
- * For each range and linear with an adapter: out_i[:, :rank] = scale·left_i·factor_i[:rank]ᵀ. This is t = s·x·Aᵀ in the
- * forward and g = s·dY·Bᵀ in the backward. `factors` with null data are skipped.
+ * The products out_i[:, :rank] = left_i·factor_i[:rank]ᵀ: t = s·x·Aᵀ in the forward, g = s·dY·Bᵀ in the backward. Linears whose
+ * factor has null data are left out. Returns how many there are.
  */
+static int rankProductsOf(const Tensor* const* lefts, const Tensor* factors, const Tensor* outs, int count, int64_t rank,
+                          bool round, Product* products) {
+  int used = 0;
+  for (int i = 0; i < count; i++) {
+    if (!factors[i].data) continue;
+    addBase(products[used] = productInto(colsOf(outs[i], rank)), *lefts[i], sourceOf(factors[i], round), false, lefts[i]->cols);
+    used++;
+  }
+  return used;
+}
+
+/** Those products for each range, at its rank and scale. */
 template <class C>
 static void rankProducts(Context& context, const Tensor* const* lefts, const Tensor* factors, const Tensor* outs, int count,
                          const Ranges& ranges, bool round) {
@@ -49,13 +61,8 @@ static void rankProducts(Context& context, const Tensor* const* lefts, const Ten
     const int64_t rank = rankOf(ranges, r);
     if (rank == 0) continue;
     Product products[MAX_TERMS];
-    int used = 0;
-    for (int i = 0; i < count; i++) {
-      if (!factors[i].data) continue;
-      Product& p = products[used++] = productInto(colsOf(outs[i], rank));
-      p.scale = static_cast<float>(ranges.list[r].scale);
-      addBase(p, *lefts[i], sourceOf(factors[i], round), false, lefts[i]->cols);
-    }
+    const int used = rankProductsOf(lefts, factors, outs, count, rank, round, products);
+    for (int i = 0; i < used; i++) products[i].scale = static_cast<float>(ranges.list[r].scale);
     product<C>(context, products, used, fromOf(ranges, r), toOf(ranges, r), {});
   }
 }

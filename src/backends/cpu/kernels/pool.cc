@@ -24,6 +24,14 @@ inline void relax() {
 #endif
 }
 
+/** One more turn of a wait that lasted `spins` so far: whoever is waited for may have lost its core. */
+inline void pause(int spins) {
+  if (spins < SPINS)
+    relax();
+  else
+    std::this_thread::yield();
+}
+
 }  // namespace
 
 class Pool {
@@ -51,12 +59,7 @@ class Pool {
     wake();
     take(0);
     gate_.fetch_add(CLOSED, std::memory_order_acq_rel);
-    for (int spins = 0; gate_.load(std::memory_order_acquire) != CLOSED; spins++) {
-      if (spins < SPINS)
-        relax();
-      else
-        std::this_thread::yield();
-    }
+    for (int spins = 0; gate_.load(std::memory_order_acquire) != CLOSED; spins++) pause(spins);
   }
 
  private:
@@ -113,6 +116,9 @@ class Pool {
 
 Pool* poolOpen(int threads) { return new Pool(threads); }
 void poolClose(Pool* pool) { delete pool; }
+void poolWait(const int64_t* counter, int64_t goal) {
+  for (int spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < goal; spins++) pause(spins);
+}
 void poolRun(Pool* pool, int64_t count, ItemFunction function, void* closure) { pool->run(count, function, closure); }
 
 }  // namespace qdl

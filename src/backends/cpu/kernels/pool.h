@@ -16,6 +16,11 @@ Pool* poolOpen(int threads);
 void poolClose(Pool* pool);
 /** Runs items 0..count−1, each once, on any thread; returns after all. Which thread runs an item must not matter. */
 void poolRun(Pool* pool, int64_t count, ItemFunction function, void* closure);
+/**
+ * Returns when `counter`, which other items of the same call raise, has reached `goal`. Items are handed out in order: one
+ * may wait for lower ones alone.
+ */
+void poolWait(const int64_t* counter, int64_t goal);
 
 struct Context {
   Pool* pool;

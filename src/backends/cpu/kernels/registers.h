@@ -19,7 +19,7 @@ struct Vectors<ComputeF32> {
   static constexpr int CODES = 8;  // of one machine word of a lane
   static QDL_INLINE_MEMBER Value at(const float* p) { return load<vf>(p); }
   static QDL_INLINE_MEMBER Value at(const uint16_t* p) { return widen(load<vh>(p)); }
-  static QDL_INLINE_MEMBER vf add(vf sum, Value w, const float* x) { return fma(w, load<vf>(x), sum); }
+  static QDL_INLINE_MEMBER vf add(vf sum, Value w, Value x) { return fma(w, x, sum); }
 };
 
 #if QDL_HAS_BF16_DOT
@@ -29,12 +29,18 @@ struct Vectors<ComputeBf16> {
   static constexpr int COUNT = 2 * LANES;
   static constexpr int CODES = 4;
   static QDL_INLINE_MEMBER Value at(const uint16_t* p) { return load<vb>(p); }
-  static QDL_INLINE_MEMBER vf add(vf sum, Value w, const uint16_t* x) { return addDot(sum, w, at(x)); }
+  static QDL_INLINE_MEMBER vf add(vf sum, Value w, Value x) { return addDot(sum, w, x); }
 };
 #endif
 
 template <class C>
 constexpr int PLANES = BLOCK / Vectors<C>::COUNT;
+
+/**
+ * From so many rows of x on, rows of codes are multiplied two at a time: each vector of x is then loaded once for both,
+ * which counts when there is one such load for every multiplication.
+ */
+constexpr int PAIRED_FROM = LANES == 16 ? 5 : 1 << 10;
 
 /** Element of a block of codes that lane `lane` of plane `plane` holds. */
 template <class C>
@@ -46,6 +52,7 @@ constexpr int elementOf(int plane, int lane) {
 /** Any row by way of memory: `run`, then zeros up to a whole block. In order. */
 template <class C>
 struct Runs {
+  static constexpr bool CODED = false;
   const Source& source;
   int64_t depth;
   QDL_INLINE_MEMBER void copy(int64_t row, int64_t block, typename C::E* out) const {
@@ -63,6 +70,7 @@ struct Runs {
 /** Whole blocks of dense rows, from where they lie. In order. */
 template <class C, class Stored>
 struct Dense {
+  static constexpr bool CODED = false;
   const Source& source;
   QDL_INLINE_MEMBER void fetch(int64_t row, int64_t block, typename Vectors<C>::Value (&out)[PLANES<C>]) const {
     const Stored* values = at<Stored>(source.values, row, block * BLOCK);
@@ -76,6 +84,7 @@ struct Dense {
 /** Rows of 4-bit codes whose blocks do not cross rows. In the order of `elementOf`. */
 template <class C>
 struct Codes {
+  static constexpr bool CODED = true;
   const Source& source;
 
   QDL_INLINE_MEMBER void fetch(int64_t row, int64_t block, typename Vectors<C>::Value (&out)[PLANES<C>]) const {
@@ -146,40 +155,47 @@ QDL_INLINE void withRight(const Source& s, int64_t depth, Function function) {
 }
 
 /**
- * sums[i·pitchSums] = x_i · row, for R rows of x, laid out by blocks: [block][R][64]. One row at a time: memory is read in order, which is what the CPU
- * foresees best. Each sum is kept in several chains of additions, which hides their latency, as far as there are registers.
+ * sums[i·pitchSums + j] = x_i · (row + j), for R rows of x, laid out by blocks: [block][R][64], and J rows of the right
+ * operand. Each sum is kept in several chains of additions, which hides their latency, as far as there are registers: their
+ * number, and so the order of summation, depends on R alone.
  */
-template <class C, int R, class Right>
+template <class C, int R, int J, class Right>
 QDL_INLINE void dots(const Right& right, int64_t whole, const Runs<C>& rest, int64_t row, const typename C::E* x, float* sums,
                      int64_t pitchSums) {
   typedef Vectors<C> V;
-  constexpr int ROOM = (LANES == 16 ? 16 : 8) / R, CHAINS = PLANES<C> < ROOM ? PLANES<C> : ROOM;
+  constexpr int ROOM = most((LANES == 16 ? 16 : 8) / R / (R >= PAIRED_FROM ? 2 : 1), 1);
+  constexpr int CHAINS = least(PLANES<C>, ROOM);
   // A row's end is copied first: with no call while they live, the sums stay in registers.
-  alignas(64) typename C::E last[BLOCK];
+  alignas(64) typename C::E last[J][BLOCK];
   const bool partial = whole * BLOCK < rest.depth;
-  if (partial) rest.copy(row, whole, last);
-  vf all[R][CHAINS] = {};
-  const auto add = [&](const typename V::Value (&w)[PLANES<C>], int64_t block) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-    for (int i = 0; i < R; i++)
+  for (int j = 0; partial && j < J; j++) rest.copy(row + j, whole, last[j]);
+  vf all[J][R][CHAINS] = {};
+  const auto add = [&](const typename V::Value (&w)[J][PLANES<C>], int64_t block) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-      for (int p = 0; p < PLANES<C>; p++)
-        all[i][p % CHAINS] = V::add(all[i][p % CHAINS], w[p], x + (block * R + i) * BLOCK + p * V::COUNT);
+    for (int p = 0; p < PLANES<C>; p++)
+#pragma GCC unroll 8
+      for (int i = 0; i < R; i++) {
+        const typename V::Value left = V::at(x + (block * R + i) * BLOCK + p * V::COUNT);
+#pragma GCC unroll 2
+        for (int j = 0; j < J; j++) all[j][i][p % CHAINS] = V::add(all[j][i][p % CHAINS], w[j][p], left);
+      }
   };
-  typename V::Value w[PLANES<C>];
+  typename V::Value w[J][PLANES<C>];
   for (int64_t block = 0; block < whole; block++) {
-    right.fetch(row, block, w);
+    for (int j = 0; j < J; j++) right.fetch(row + j, block, w[j]);
     add(w, block);
   }
   if (partial) {
-    for (int p = 0; p < PLANES<C>; p++) w[p] = V::at(last + p * V::COUNT);
+    for (int j = 0; j < J; j++)
+      for (int p = 0; p < PLANES<C>; p++) w[j][p] = V::at(last[j] + p * V::COUNT);
     add(w, whole);
   }
-  for (int i = 0; i < R; i++) {
-    vf total = all[i][0];
-    for (int chain = 1; chain < CHAINS; chain++) total += all[i][chain];
-    sums[i * pitchSums] = sum(total);
-  }
+  for (int i = 0; i < R; i++)
+    for (int j = 0; j < J; j++) {
+      vf total = all[j][i][0];
+      for (int chain = 1; chain < CHAINS; chain++) total += all[j][i][chain];
+      sums[i * pitchSums + j] = sum(total);
+    }
 }
 
 }  // namespace QDL_ISA

@@ -29,6 +29,31 @@ QDL_INLINE void ask(const Tensor& t, int64_t row, int64_t rows, int64_t col, int
     for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(address(t, row + i, col) + byte);
 }
 
+/** The same, a little at each `step`, so that other work hides the wait. */
+class Ahead {
+ public:
+  /** Asks for nothing. */
+  Ahead() = default;
+  /** Columns of the first rows of a matrix; all is asked for after `steps` steps. */
+  Ahead(const Tensor& t, int64_t rows, int64_t col, int64_t cols, int64_t steps)
+      : at_(address(t, 0, col)),
+        lines_(ceilDiv(address(t, 0, cols) - address(t, 0, 0), LINE)),
+        pitch_(address(t, 1, 0) - address(t, 0, 0)),
+        left_(rows * lines_),
+        share_(ceilDiv(left_, most(1, steps))) {}
+  QDL_INLINE_MEMBER void step() {
+    for (int64_t n = least(share_, left_); n > 0; n--, left_--) {
+      __builtin_prefetch(at_ + line_ * LINE, 0, 2);
+      if (++line_ == lines_) line_ = 0, at_ += pitch_;
+    }
+  }
+
+ private:
+  static constexpr int64_t LINE = 64;
+  const uint8_t* at_ = nullptr;
+  int64_t lines_ = 0, pitch_ = 0, left_ = 0, share_ = 0, line_ = 0;
+};
+
 /** memcpy for short runs, without the call. */
 template <class E>
 QDL_INLINE void copyRun(const E* from, int64_t n, E* to) {

@@ -1,6 +1,9 @@
-// Products of a few rows (decoding): one pass over the weight, block by block in registers (registers.h), multiplied with
-// every row of x at once. Bound by reading the weight: its bytes must move once. An item owns some columns of the output;
-// each thread lays x out once per call.
+// Products of a few rows (decoding): one pass over each right operand, block by block in registers (registers.h), multiplied
+// with every row of x at once. Bound by reading: its bytes must move once, in order and without pauses. So both stages of
+// adapted linears are one call of the pool. Items of the first (t = s·x·Aᵀ) are handed out first; an item of the second
+// waits for t only when its own x·Wᵀ is done, and asks for its part of B meanwhile.
+// An item owns some columns of an output. How many may depend on threads: every output element is one fixed sequence of
+// additions whatever shares its item. Each thread lays x out once per call and order.
 #pragma once
 #include "gemm.h"
 #include "registers.h"
@@ -8,40 +11,77 @@
 namespace qdl {
 namespace QDL_ISA {
 
-constexpr int SHORT_COLS = 64;  // rows of the weight that one work item owns at most
-static_assert(SHORT_COLS % TILE_COLS == 0, "items end at whole strips");
+constexpr int64_t SHORT_COLS = 256;  // that one item owns at most
+/** Columns of an item are a multiple of this many: whole cache lines, so that no two threads write the same one. */
+constexpr int64_t SHORT_GRAIN = 32;
+/** Items per thread, so that threads end together. */
+constexpr int64_t SHORT_SHARES = 4;
 
-/** Rows that are multiplied together: absent ones are zero. */
-QDL_INLINE int shortRows(int64_t rows) { return rows <= 2 ? static_cast<int>(rows) : rows <= 4 ? 4 : 8; }
-static_assert(SHORT_ROWS == 8, "shortRows must reach them");
+/** A thread's workspace, as short products use it. */
+struct ShortSpace {
+  Workspace::Key key;
+  alignas(64) float sums[SHORT_ROWS][SHORT_COLS];
+  alignas(64) uint32_t x[WORKSPACE_BYTES / 4 - SHORT_ROWS * SHORT_COLS - 32];
+};
+static_assert(sizeof(ShortSpace) <= WORKSPACE_BYTES, "the workspace must hold a short product");
 
-/** Whether `multiplyShort` can compute these products. */
+/** Rank and scale of each row. */
+struct RowRanks {
+  int64_t rank[SHORT_ROWS], largest;
+  float scale[SHORT_ROWS];
+  RowRanks(const Ranges& ranges, int64_t row0, int64_t rows) : largest(0) {
+    for (int64_t i = 0; i < rows; i++) {
+      const int64_t r = rangeAt(ranges, row0 + i);
+      rank[i] = r < ranges.count ? rankOf(ranges, r) : 0;
+      scale[i] = r < ranges.count ? static_cast<float>(ranges.list[r].scale) : 0;
+      largest = most(largest, rank[i]);
+    }
+  }
+};
+
+/** Products of rows row0..row0+rows−1. */
+struct ShortCall {
+  /** t of each linear with an adapter: one base term, columns 0..rank−1 of each row. */
+  const Product* narrow;
+  int narrows;
+  const Product* wide;
+  int wides;
+  int64_t row0;
+  int rows;
+  const RowRanks& ranks;
+  uint64_t call;
+  int64_t narrowItems;
+  /** Items of t that are done. */
+  int64_t* ready;
+};
+
+/** Whether they can be computed here. */
 template <class C>
 QDL_INLINE bool isShort(const Product* products, int count, int64_t rows) {
   if (rows > SHORT_ROWS) return false;
   for (int i = 0; i < count; i++) {
     const Product& p = products[i];
-    if (p.bases != 1 || p.base[0].columns) return false;
-    if (shortRows(rows) * roundUp(p.base[0].depth, BLOCK) > PANEL_WORDS * C::PAIR) return false;
+    if (p.bases != 1 || p.base[0].columns || p.rankeds > 1) return false;
+    if (rows * roundUp(p.base[0].depth, BLOCK) * sizeof(typename C::E) > sizeof(ShortSpace::x)) return false;
   }
   return true;
 }
 
-/** x as E, [block][row][64], in the order in which the right operand's values come, in this thread's workspace. */
+/** x as E, [block][row][64], in the order in which the right operand's values come. */
 template <class C>
-static const typename C::E* laidOut(Workspace& w, const Term& base, int64_t row0, int64_t rows, uint64_t call) {
+static const typename C::E* laidOut(ShortSpace& space, const Term& base, int64_t row0, int64_t rows, uint64_t call) {
   typedef typename C::E E;
-  E* out = reinterpret_cast<E*>(w.panel);
+  E* out = reinterpret_cast<E*>(space.x);
   const bool coded = isCoded(base.right, base.depth);
   const Workspace::Key key = {call, static_cast<int64_t>(reinterpret_cast<uintptr_t>(base.left.data)), coded};
-  if (w.key.call == key.call && w.key.panel == key.panel && w.key.range == key.range) return out;
-  w.key = key;
+  if (space.key.call == key.call && space.key.panel == key.panel && space.key.range == key.range) return out;
+  space.key = key;
   const Source left = sourceOf(base.left, false);
   E* to = out;
   for (int64_t k = 0; k < base.depth; k += BLOCK)
-    for (int64_t i = 0; i < shortRows(rows); i++) {
+    for (int64_t i = 0; i < rows; i++) {
       alignas(64) E block[BLOCK] = {};
-      if (i < rows) run(left, row0 + i, k, static_cast<int>(least(BLOCK, base.depth - k)), block);
+      run(left, row0 + i, k, static_cast<int>(least(BLOCK, base.depth - k)), block);
       for (int plane = 0; plane < PLANES<C>; plane++)
         for (int lane = 0; lane < Vectors<C>::COUNT; lane++, to++)
           *to = block[coded ? elementOf<C>(plane, lane) : plane * Vectors<C>::COUNT + lane];
@@ -49,84 +89,131 @@ static const typename C::E* laidOut(Workspace& w, const Term& base, int64_t row0
   return out;
 }
 
-/** sums[i][j] = x_i · (row col+j of the weight). */
+/** sums[i][j] = x_i · (row col+j of the right operand). */
 template <class C, int R>
-static __attribute__((noinline)) void shortSums(const Term& base, const typename C::E* x, int64_t col, int cols, float (*sums)[SHORT_COLS]) {
+static __attribute__((noinline)) void shortSums(const Term& base, const typename C::E* x, int64_t col, int cols, Ahead ahead,
+                                                float (*sums)[SHORT_COLS]) {
   const Runs<C> rest = {base.right, base.depth};
   withRight<C>(base.right, base.depth, [&](auto right, int64_t whole) {
-    for (int j = 0; j < cols; j++) dots<C, R>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
+    int j = 0;
+    if constexpr (R >= PAIRED_FROM && right.CODED)
+      for (; j + 2 <= cols; j += 2) {
+        ahead.step(), ahead.step();
+        dots<C, R, 2>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
+      }
+    for (; j < cols; j++) {
+      ahead.step();
+      dots<C, R, 1>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
+    }
   });
 }
 
-/** sums += Σ_k left[row, k]·right[k, col…]. */
+template <class C>
+static void shortSums(int rows, const Term& base, const typename C::E* x, int64_t col, int cols, const Ahead& ahead,
+                      float (*sums)[SHORT_COLS]) {
+  typedef void (*Sums)(const Term&, const typename C::E*, int64_t, int, Ahead, float (*)[SHORT_COLS]);
+  static const Sums SUMS[SHORT_ROWS] = {shortSums<C, 1>, shortSums<C, 2>, shortSums<C, 3>, shortSums<C, 4>,
+                                        shortSums<C, 5>, shortSums<C, 6>, shortSums<C, 7>, shortSums<C, 8>};
+  SUMS[rows - 1](base, x, col, cols, ahead, sums);
+}
+
+/** sums += Σ_k left[row, k]·right[k, col…], k in order: a few rows of the right operand at a time, along their columns. */
 static void addRankedPart(const Term& term, int64_t row, int64_t rank, int64_t col, int cols, float* sums) {
-  constexpr int WIDE = 2 * LANES;
+  constexpr int TOGETHER = 4;
   const Source& s = term.right;
-  for (int j = 0; j < cols; j += WIDE) {
-    const int n = static_cast<int>(least(WIDE, cols - j));
-    vf low = load<vf>(sums + j), high = load<vf>(sums + j + LANES);
-    const auto each = [&](const auto& at) __attribute__((always_inline)) {
-      for (int64_t k = 0; k < rank; k++) {
-        const vf factor = splat(readOne(term.left, row, k));
-        const auto* values = at(k);
-        low = fma(factor, Vectors<ComputeF32>::at(values), low);
-        high = fma(factor, Vectors<ComputeF32>::at(values + LANES), high);
-      }
-    };
-    if (n == WIDE && s.dtype == BF16) {
-      each([&](int64_t k) { return at<uint16_t>(s.values, k, col + j); });
-    } else {
-      alignas(64) float values[WIDE] = {};
-      each([&](int64_t k) { return run(s, k, col + j, n, values), values; });
+  const auto add = [&](auto count, int64_t k, const auto& valuesAt, int from, int to) __attribute__((always_inline)) {
+    constexpr int COUNT = decltype(count)::value;
+    vf factors[COUNT];
+    for (int i = 0; i < COUNT; i++) factors[i] = splat(readOne(term.left, row, k + i));
+    for (int j = from; j < to; j += LANES) {
+      vf total = load<vf>(sums + j);
+      for (int i = 0; i < COUNT; i++) total = fma(factors[i], Vectors<ComputeF32>::at(valuesAt(k + i, j)), total);
+      store(sums + j, total);
     }
-    store(sums + j, low);
-    store(sums + j + LANES, high);
+  };
+  const auto all = [&](const auto& valuesAt, int from, int to) __attribute__((always_inline)) {
+    int64_t k = 0;
+    for (; k + TOGETHER <= rank; k += TOGETHER) add(Count<TOGETHER>{}, k, valuesAt, from, to);
+    for (; k < rank; k++) add(Count<1>{}, k, valuesAt, from, to);
+  };
+  const int whole = s.round ? 0 : cols / LANES * LANES;
+  if (s.dtype == BF16)
+    all([&](int64_t k, int j) { return at<uint16_t>(s.values, k, col + j); }, 0, whole);
+  else
+    all([&](int64_t k, int j) { return at<float>(s.values, k, col + j); }, 0, whole);
+  // What is to be rounded, and a row's end, by way of memory.
+  for (int j = whole; j < cols; j += LANES)
+    for (int64_t k = 0; k < rank; k++) {
+      alignas(64) float values[LANES] = {};
+      run(s, k, col + j, static_cast<int>(least(LANES, cols - j)), values);
+      add(Count<1>{}, k, [&](int64_t, int) { return values; }, j, j + LANES);
+    }
+}
+
+/** Some columns of t: t_i = s_i·x_i·Aᵀ, for each row as far as its rank goes. */
+template <class C>
+static void narrowItem(ShortSpace& space, const ShortCall& c, const Product& p, int64_t col, int cols) {
+  const typename C::E* x = laidOut<C>(space, p.base[0], c.row0, c.rows, c.call);
+  shortSums<C>(c.rows, p.base[0], x, col, cols, Ahead(), space.sums);
+  for (int i = 0; i < c.rows; i++) {
+    const int64_t n = least(cols, c.ranks.rank[i] - col);
+    if (n <= 0) continue;
+    float* sums = space.sums[i];
+    for (int64_t j = 0; j < n; j++) sums[j] *= c.ranks.scale[i];
+    if (p.out.dtype == BF16)
+      rounded(sums, n, at<uint16_t>(p.out, c.row0 + i, col));
+    else
+      copyRun(sums, n, at<float>(p.out, c.row0 + i, col));
   }
 }
 
+/** Some columns of an output. */
 template <class C>
-static void shortItem(Workspace& w, const Product& p, const Ranges& ranges, int64_t row0, int rows, int64_t col, int cols,
-                      uint64_t call) {
-  const Term& base = p.base[0];
-  const typename C::E* x = laidOut<C>(w, base, row0, rows, call);
-  int64_t ranks[SHORT_ROWS], largest = 0;
-  for (int i = 0; i < rows; i++) {
-    const int64_t r = rangeAt(ranges, row0 + i);
-    ranks[i] = r < ranges.count ? rankOf(ranges, r) : 0;
-    largest = most(largest, ranks[i]);
+static void wideItem(ShortSpace& space, const ShortCall& c, const Product& p, int64_t col, int cols) {
+  const typename C::E* x = laidOut<C>(space, p.base[0], c.row0, c.rows, c.call);
+  const int64_t rank = p.rankeds == 0 ? 0 : c.ranks.largest;
+  const Ahead ahead = rank > 0 ? Ahead(p.ranked[0].right.values, rank, col, cols, cols) : Ahead();
+  shortSums<C>(c.rows, p.base[0], x, col, cols, ahead, space.sums);
+  if (rank > 0) {
+    poolWait(c.ready, c.narrowItems);
+    for (int i = 0; i < c.rows; i++) addRankedPart(p.ranked[0], c.row0 + i, c.ranks.rank[i], col, cols, space.sums[i]);
   }
-  for (int t = 0; t < p.rankeds; t++) ask(p.ranked[t].right.values, 0, largest, col, cols);
-  alignas(64) float sums[SHORT_ROWS][SHORT_COLS];
-  switch (shortRows(rows)) {
-    case 1: shortSums<C, 1>(base, x, col, cols, sums); break;
-    case 2: shortSums<C, 2>(base, x, col, cols, sums); break;
-    case 4: shortSums<C, 4>(base, x, col, cols, sums); break;
-    default: shortSums<C, 8>(base, x, col, cols, sums);
-  }
-  for (int i = 0; i < rows; i++)
-    for (int t = 0; t < p.rankeds; t++) addRankedPart(p.ranked[t], row0 + i, ranks[i], col, cols, sums[i]);
   for (int part = 0; part < cols; part += TILE_COLS) {
     const Strip strip = {col + part, static_cast<int>(least(TILE_COLS, cols - part)), 0, 0};
     const Write write(p, strip);
-    for (int i = 0; i < rows; i++) write(row0 + i, sums[i] + part);
+    for (int i = 0; i < c.rows; i++) write(c.row0 + i, space.sums[i] + part);
   }
 }
 
+/** Columns of an item, where all products together have `total`. */
+QDL_INLINE int64_t shortWidth(int64_t total, int threads, int64_t grain) {
+  return most(grain, least(SHORT_COLS, roundUp(ceilDiv(total, SHORT_SHARES * threads), grain)));
+}
+
+/** `wide`, after the products that make the left operands of its ranked terms. */
 template <class C>
-static void multiplyShort(Context& context, const Product* products, int count, int64_t row0, int64_t row1, const Ranges& ranges) {
-  int64_t total = 0, items = 0;
-  for (int i = 0; i < count; i++) total += products[i].out.cols;
-  // Enough items to share out.
-  const int64_t width = total >= 1024 ? SHORT_COLS : total >= 256 ? SHORT_COLS / 2 : SHORT_COLS / 8;
-  for (int i = 0; i < count; i++) items += ceilDiv(products[i].out.cols, width);
-  const uint64_t call = ++context.sequence;
+static void multiplyShort(Context& context, const Product* narrow, int narrows, const Product* wide, int wides, int64_t row0,
+                          int64_t row1, const Ranges& ranges) {
+  const RowRanks ranks(ranges, row0, row1 - row0);
+  int64_t total = 0, items = 0, ready = 0;
+  for (int i = 0; i < wides; i++) total += wide[i].out.cols;
+  const int64_t narrowWidth = shortWidth(narrows * ranks.largest, context.threads, SHORT_GRAIN / 4);
+  const int64_t wideWidth = shortWidth(total, context.threads, SHORT_GRAIN);
+  for (int i = 0; i < narrows; i++) items += ceilDiv(narrow[i].out.cols, narrowWidth);
+  const ShortCall c = {narrow, narrows, wide, wides, row0, static_cast<int>(row1 - row0), ranks, ++context.sequence, items, &ready};
+  for (int i = 0; i < wides; i++) items += ceilDiv(wide[i].out.cols, wideWidth);
   auto item = [&](int64_t i, int thread) {
-    int which = 0;
-    while (i >= ceilDiv(products[which].out.cols, width)) i -= ceilDiv(products[which++].out.cols, width);
-    const Product& p = products[which];
+    ShortSpace& space = *reinterpret_cast<ShortSpace*>(context.workspaces[thread]);
+    const bool first = i < c.narrowItems;
+    const Product* p = first ? c.narrow : c.wide;
+    const int64_t width = first ? narrowWidth : wideWidth;
+    if (!first) i -= c.narrowItems;
+    while (i >= ceilDiv(p->out.cols, width)) i -= ceilDiv(p++->out.cols, width);
     const int64_t col = i * width;
-    shortItem<C>(workspaceOf(context, thread), p, ranges, row0, static_cast<int>(row1 - row0), col,
-                 static_cast<int>(least(width, p.out.cols - col)), call);
+    const int cols = static_cast<int>(least(width, p->out.cols - col));
+    if (!first) return wideItem<C>(space, c, *p, col, cols);
+    narrowItem<C>(space, c, *p, col, cols);
+    __atomic_fetch_add(c.ready, 1, __ATOMIC_RELEASE);
   };
   parallel(context, items, item);
 }
@@ -136,7 +223,7 @@ template <class C>
 static void product(Context& context, const Product* products, int count, int64_t row0, int64_t row1, const Ranges& ranges) {
   if (row1 <= row0 || count == 0) return;
   if (isShort<C>(products, count, row1 - row0))
-    multiplyShort<C>(context, products, count, row0, row1, ranges);
+    multiplyShort<C>(context, nullptr, 0, products, count, row0, row1, ranges);
   else
     multiply<C>(context, products, count, row0, row1, ranges);
 }

@@ -117,8 +117,13 @@ QDL_INLINE vi lanesInOrder() {
 /** x in the lanes below `limit`, `other` in the rest. */
 QDL_INLINE vf below(int64_t limit, vf x, vf other) { return lanesInOrder() < static_cast<int32_t>(limit) ? x : other; }
 
-QDL_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-QDL_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+/** A number that the compiler knows. */
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
 QDL_INLINE int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 QDL_INLINE int64_t roundUp(int64_t a, int64_t b) { return ceilDiv(a, b) * b; }
 
