@@ -1,4 +1,4 @@
-// A fork–join pool: workers take items from one counter. Between calls they spin for about 50 µs, because a training step
+// A fork–join pool: workers take items from one counter. Between calls they spin for some 200 µs, because a training step
 // forks every few microseconds, and then sleep, so that an idle backend costs nothing.
 #include "pool.h"
 
@@ -12,7 +12,7 @@ namespace qdl {
 
 namespace {
 
-constexpr int SPINS = 4000;
+constexpr int SPINS = 16000;
 /** Added to `gate` when a call has ended: a worker that comes late finds it negative and stays out. */
 constexpr int64_t CLOSED = INT64_MIN / 2;
 
