@@ -7,6 +7,9 @@ Writes test/fixtures/bnb/:
                         state_dict holds for it
   linears.json          versions; per case the SHA-256 of what bitsandbytes dequantises to, as f32 and as bf16 bytes
   plain, nf4-double, fp4   one tiny model as transformers saves it: in bf16, and quantised while loading
+  VARIANT               the same with other choices (VARIANTS below)
+  variants.json         per variant and module, the SHA-256 of its weight as bitsandbytes dequantises it, as f32 bytes,
+                        and of the head as bf16 bytes
 """
 
 import hashlib
@@ -24,6 +27,16 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 OUT = pathlib.Path(__file__).parent.parent / "test/fixtures/bnb"
 # Whole blocks; an odd count with a short last block; more than one block of 256 scales, rows that cross blocks.
 SHAPES = [("whole", (16, 64), torch.bfloat16), ("odd", (13, 37), torch.float32), ("large", (67, 250), torch.float16)]
+
+
+# As on the hub: modules that stay dense, codes stored as another dtype, a model in f16, a head that is 4-bit too.
+VARIANTS = {
+    "nf4-skips": dict(quant_type="nf4", double=True, skip=["lm_head", "q_proj", "model.layers.1.mlp.down_proj"]),
+    "nf4-in-bf16": dict(quant_type="nf4", double=False, storage="bfloat16"),
+    "nf4-in-f32": dict(quant_type="nf4", double=True, storage="float32"),
+    "fp4-f16-skips": dict(quant_type="fp4", double=True, dtype=torch.float16, storage="float16", skip=["lm_head", "o_proj"]),
+    "nf4-head": dict(quant_type="nf4", double=True, skip=["o_proj"]),
+}
 
 
 def source(shape, dtype):
@@ -80,8 +93,32 @@ def models():
         model = LlamaForCausalLM.from_pretrained(OUT / "plain", quantization_config=choice, device_map="cpu",
                                                  dtype=torch.bfloat16)
         model.save_pretrained(OUT / name)
+    hashes = {name: variant(name, **choice) for name, choice in VARIANTS.items()}
+    (OUT / "variants.json").write_text(json.dumps(hashes, indent=1) + "\n")
     for extra in OUT.glob("*/generation_config.json"):
         extra.unlink()
+
+
+def variant(name, quant_type, double, dtype=torch.bfloat16, storage="uint8", skip=None):
+    choice = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quant_type, bnb_4bit_use_double_quant=double,
+                                bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_storage=storage, llm_int8_skip_modules=skip)
+    model = LlamaForCausalLM.from_pretrained(OUT / "plain", quantization_config=choice, device_map="cpu", dtype=dtype)
+    model.save_pretrained(OUT / name)
+    # Read back by transformers, so that what is hashed is what the file says.
+    model = LlamaForCausalLM.from_pretrained(OUT / name, device_map="cpu")
+    hashes = {}
+    for path, module in model.named_modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.weight.quant_state.dtype = torch.float32
+            values = F.dequantize_4bit(module.weight.data, module.weight.quant_state)
+        elif isinstance(module, torch.nn.Linear):
+            values = module.weight.detach().float()
+        else:
+            continue
+        # Heads are held in bf16. FP4's zero may have either sign.
+        values = values.to(torch.bfloat16) if path == "lm_head" else values
+        hashes[path] = sha(values + 0.0 if quant_type == "fp4" else values)
+    return hashes
 
 
 torch.manual_seed(0)

@@ -10,6 +10,7 @@ import type { TensorNames } from "../model/families/family.ts";
 import { FAMILIES } from "../model/families/index.ts";
 import { mapValues } from "./base-layout.ts";
 import { findQuantState, readStoredFourBit, type StoredFourBit } from "./bitsandbytes.ts";
+import { dequantisedTensor } from "./dequantised-tensor.ts";
 
 export type StoredWeight = { readonly kind: "dense"; readonly tensor: StoredTensor } | StoredFourBit;
 
@@ -55,7 +56,7 @@ export async function findBaseTensors(checkpoint: Checkpoint, config: ModelConfi
   const { vocabulary, hidden } = config;
   const embedding = finder.dense(`${names.embedding}.weight`, [vocabulary, hidden]);
   const finalNorm = finder.norm(names.finalNorm, hidden);
-  const head = config.tiedEmbeddings ? null : finder.dense(`${names.head}.weight`, [vocabulary, hidden]);
+  const head = config.tiedEmbeddings ? null : await finder.head(`${names.head}.weight`, vocabulary, hidden);
   const layers: StoredLayer[] = [];
   for (let i = 0; i < config.layers; i++) layers.push(await findLayer(finder, config, names, i));
   finder.throwIfProblems();
@@ -98,6 +99,14 @@ class Finder {
       this.#misshapen.push(`${name} is [${tensor.shape.join(", ")}], expected [${shape.join(", ")}]`);
     if (!isFloat(tensor.dtype)) this.#mistyped.push(`${name} is ${tensor.dtype}, expected F64, F32, F16 or BF16`);
     return tensor;
+  }
+
+  /** A head may be 4-bit in the file; a base holds it in 16 bit. */
+  async head(name: string, rows: number, cols: number): Promise<StoredTensor> {
+    const state = findQuantState(this.#checkpoint, name);
+    if (!state) return this.dense(name, [rows, cols]);
+    const weight = await readStoredFourBit(this.#checkpoint, state, rows, cols);
+    return dequantisedTensor(name, { rows, cols }, weight);
   }
 
   norm(module: string, cols: number): StoredNorm {

@@ -30,10 +30,14 @@ export type StoredScales =
 export interface StoredFourBit {
   readonly kind: "4bit";
   readonly format: FourBitFormat;
-  /** ceil(M·K/2) bytes of any dtype. */
+  /** Dtype of the weight before quantisation, and of what bitsandbytes dequantises to. */
+  readonly dtype: (typeof DTYPES)[number];
+  /** ceil(M·K/2) bytes. */
   readonly codes: StoredTensor;
   readonly scales: StoredScales;
 }
+
+const DTYPES = ["bfloat16", "float16", "float32"] as const;
 
 export const QUANT_STATE = ".quant_state.bitsandbytes__";
 const FORMATS = ["nf4", "fp4"] as const;
@@ -73,14 +77,15 @@ export async function readStoredFourBit(
     );
   await requireCodeBook(part(".quant_map"), format);
   const blocks = Math.ceil((rows * cols) / QUANT_BLOCK);
-  const codes = requireBytes(part(""), Math.ceil((rows * cols) / 2));
-  return { kind: "4bit", format, codes, scales: await readScales(part, state, blocks) };
+  // Bytes, whatever their dtype is called: as floats many of them would be NaN.
+  const codes: StoredTensor = { ...requireBytes(part(""), Math.ceil((rows * cols) / 2)), dtype: "U8" };
+  return { kind: "4bit", format, dtype: state.dtype, codes, scales: await readScales(part, state, blocks) };
 }
 
 const STATE = z.object({
   quant_type: z.enum(FORMATS),
   blocksize: z.literal(QUANT_BLOCK),
-  dtype: z.string(),
+  dtype: z.enum(DTYPES),
   shape: z.array(z.int().min(1)),
   nested_blocksize: z.literal(SCALE_BLOCK).optional(),
   nested_dtype: z.literal("float32").optional(),
@@ -148,7 +153,7 @@ export interface StateToWrite {
   readonly rows: number;
   readonly cols: number;
   /** Dtype of the weight before quantisation, and of what bitsandbytes dequantises to. */
-  readonly dtype: "bfloat16" | "float16" | "float32";
+  readonly dtype: StoredFourBit["dtype"];
   /** Mean of all absmax under double quantisation, else null. */
   readonly offset: number | null;
 }

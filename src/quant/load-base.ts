@@ -127,8 +127,8 @@ function planBase(
   const storageOf = ({ weight }: StoredLinear): WeightStorage => {
     if (weight.kind === "4bit")
       return { format: weight.format, map: weight.scales.kind === "double" ? mapIndex(weight.scales.map) : null };
-    // A dense weight beside 4-bit ones was left so on purpose.
-    if (alreadyFourBit) return { format: "bf16", map: null };
+    // A dense weight beside 4-bit ones was left so on purpose: it is held as it is, where bf16 would round it in f32.
+    if (alreadyFourBit) return { format: weight.tensor.dtype === "BF16" ? "bf16" : "f32", map: null };
     return { format, map: isFourBit(format) && doubleQuant ? mapIndex(dynamicMap()) : null };
   };
   const storage = tensors.layers.map((layer) => mapValues(layer.linears, storageOf));

@@ -42,7 +42,7 @@ export interface MergeOptions {
   readonly update: (layer: number, linear: string) => LinearUpdate | null;
   /** The weights to add it to: as stored, or as a base of this format holds them. */
   readonly onto: "original" | { readonly format: BaseFormat; readonly doubleQuant: boolean };
-  /** Dtype of the merged weights, by name; `stored` is the dtype of dense ones, and BF16 for 4-bit ones. */
+  /** Dtype of the merged weights, by name; `stored` is the dtype of dense ones, and what 4-bit ones dequantise to. */
   readonly dtype: (name: string, stored: StoredDType) => OutputDType;
 }
 
@@ -69,6 +69,8 @@ export async function mergedCheckpoint(options: MergeOptions): Promise<MergedChe
   const base = await findBaseTensors(checkpoint, config);
   const merger = new Merger(options);
   const merged = new Map<string, StoredTensor>();
+  const headName = base.head && checkpoint.find(base.head.name);
+  if (base.head && headName) merged.set(headName, base.head);
   for (const [layer, { linears }] of base.layers.entries())
     for (const [name, linear] of Object.entries(linears)) {
       const stored = checkpoint.find(`${linear.path}.weight`)!;
@@ -96,6 +98,8 @@ function withoutQuantization(configJson: unknown): unknown {
   const { quantization_config: _, ...rest } = configJson as Record<string, unknown>;
   return rest;
 }
+
+const STORED_DTYPES = { bfloat16: "BF16", float16: "F16", float32: "F32" } as const;
 
 /** Values of one step of the work: rows of a linear that make up to 16 MiB in f32. */
 const BLOCK_VALUES = 4 << 20;
@@ -133,7 +137,8 @@ class Merger {
 
   tensor(name: string, linear: StoredLinear, update: LinearUpdate | null): StoredTensor {
     const { checkpoint, dtype } = this.#options;
-    const stored = linear.weight.kind === "dense" ? linear.weight.tensor.dtype : "BF16";
+    const { weight } = linear;
+    const stored = weight.kind === "dense" ? weight.tensor.dtype : STORED_DTYPES[weight.dtype];
     const chosen = dtype(`${linear.path}.weight`, stored);
     const shape = [linear.rows, linear.cols];
     const bytes = storedBytes(STORED[chosen], shape);

@@ -9,6 +9,7 @@ import { openCheckpoint } from "../../src/formats/checkpoint.ts";
 import { toF32 } from "../../src/formats/float-convert.ts";
 import { openFile, openFolder } from "../../src/formats/node-files.ts";
 import { bytesOf, openSafetensors, type SafetensorsFile } from "../../src/formats/safetensors.ts";
+import { linearPath } from "../../src/model/families/index.ts";
 import type { FrozenModel } from "../../src/model/frozen-model.ts";
 import { parseModelConfig } from "../../src/model/read-config.ts";
 import { CODE_BOOKS, dynamicMap } from "../../src/ops/code-books.ts";
@@ -27,6 +28,12 @@ interface Case {
   readonly sha256: { readonly f32: string; readonly bf16: string };
 }
 const { cases } = JSON.parse(readFileSync("test/fixtures/bnb/linears.json", "utf8")) as { cases: Case[] };
+
+/** Per saved model, the SHA-256 of every module's weight as bitsandbytes dequantises it. */
+const variants = JSON.parse(readFileSync("test/fixtures/bnb/variants.json", "utf8")) as Record<
+  string,
+  Record<string, string>
+>;
 
 const BACKENDS = ["reference", "cpu"] as const;
 
@@ -256,6 +263,28 @@ describe.each(BACKENDS)("%s", async (backendName) => {
         }
       // Ties, as explained above: of 8,784 codes and 140 scales.
       expect({ differentCodes, differentScales }).toEqual(ties);
+    },
+  );
+
+  test.each(Object.keys(variants))(
+    "%s: every linear and the head dequantise to the bits of bitsandbytes",
+    async (name) => {
+      const hashes = new Map(Object.entries(variants[name]!));
+      const base = await load(backend, name, {});
+      for (const [i, { linears }] of base.layers.entries())
+        for (const [linear, { weight }] of Object.entries(linears)) {
+          const { rows, cols } = weight;
+          const y = upload(backend, "f32", rows, cols, new Uint8Array(rows * cols * 4));
+          backend.run("dequantize", { weight, y });
+          const bytes = await bytesOfTensor(backend, y);
+          const path = linearPath("llama", i, linear);
+          expect(sha(weight.format === "fp4" ? withoutMinusZero(bytes, "f32") : bytes), path).toBe(hashes.get(path));
+          hashes.delete(path);
+        }
+      const { buffer, offset, rows, cols } = base.head;
+      expect(sha(await backend.read(buffer, offset, rows * cols * 2)), "lm_head").toBe(hashes.get("lm_head"));
+      hashes.delete("lm_head");
+      expect([...hashes]).toEqual([]);
     },
   );
 

@@ -1,9 +1,12 @@
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import type { Backend } from "../../src/backends/backend.ts";
 import { openBackend } from "../../src/backends/open.ts";
 import { type Checkpoint, openCheckpoint } from "../../src/formats/checkpoint.ts";
 import { type FloatDType, toF16Words, toF32 } from "../../src/formats/float-convert.ts";
 import type { Folder } from "../../src/formats/folder.ts";
+import { openFolder } from "../../src/formats/node-files.ts";
 import type { OutputDType } from "../../src/formats/output-dtype.ts";
 import { writeCheckpoint } from "../../src/formats/write-checkpoint.ts";
 import type { ModelConfig } from "../../src/model/config.ts";
@@ -183,6 +186,20 @@ test("a bf16 base of an f32 checkpoint is rounded before the update is added", a
   await withMerged(await writeTiny({ dtype: "F32" }), options, async ({ checkpoint, merged }) => {
     for (const name of merged.tensorNames.filter(isLinear))
       expect([...(await values(merged, name))]).toEqual([...(await values(checkpoint, name))].map(ROUND.BF16));
+  });
+});
+
+test("a head that is 4-bit becomes dense too, in the dtype that bitsandbytes gives it", async () => {
+  const folder = await openFolder("test/fixtures/bnb/nf4-head");
+  const variants = JSON.parse(await readFile("test/fixtures/bnb/variants.json", "utf8"));
+  await withMerged(folder, {}, async ({ merged }) => {
+    expect(merged.tensorNames.filter((name) => /absmax|quant/.test(name))).toEqual([]);
+    const head = merged.tensor("lm_head.weight");
+    expect(head).toMatchObject({ dtype: "BF16", shape: [19, 24] });
+    const whole = await head.read();
+    expect(createHash("sha256").update(whole).digest("hex")).toBe(variants["nf4-head"].lm_head);
+    // From the middle of a byte of codes on.
+    expect(await head.read(130, 50)).toEqual(whole.subarray(130, 180));
   });
 });
 
