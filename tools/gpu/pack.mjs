@@ -4,7 +4,7 @@
 // machine that has none above the folder.
 
 import { execFileSync } from "node:child_process";
-import { cpSync, mkdirSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -20,6 +20,8 @@ for (const file of files.filter((name) => !LEFT_OUT.test(name))) {
   mkdirSync(dirname(join(target, file)), { recursive: true });
   cpSync(join(ROOT, file), join(target, file));
 }
+// The command line as it was built last.
+if (existsSync(join(ROOT, "dist"))) cpSync(join(ROOT, "dist"), join(target, "dist"), { recursive: true });
 if (flags.includes("--modules")) cpSync(join(ROOT, "node_modules"), join(target, "node_modules"), { recursive: true });
 // The folder has no .git: results name the commit all the same.
 writeFileSync(join(target, "commit.txt"), git("describe", "--always", "--dirty"));

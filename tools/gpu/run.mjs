@@ -2,12 +2,13 @@
 // `node tools/gpu/run.mjs [--tests PATTERN] [--no-tests] [--bench FILE.ts,…] [--out FOLDER]`. Appends one JSON line per
 // measurement to FOLDER/cuda.jsonl (default: bench/results): the fields of the bench, date, device, driver and commit.
 
-import { execFileSync, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { appendFileSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { provenance } from "./provenance.mjs";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const { values } = parseArgs({
@@ -57,26 +58,13 @@ const firstLines = (text, count) => text.split("\n").slice(0, count).join("\n   
 function runBench(file) {
   const { stdout, stderr, status } = node(["bench/run.mjs", file]);
   if (status !== 0) console.log(`FAILED ${file}\n${stderr}`);
-  const provenance = { date: new Date().toISOString(), driver: driverVersion(), commit: commit() };
+  const filed = provenance(ROOT);
   mkdirSync(values.out, { recursive: true });
   for (const line of stdout.split("\n").filter((text) => text.startsWith("{"))) {
     console.log(line);
-    appendFileSync(join(values.out, "cuda.jsonl"), `${JSON.stringify({ ...JSON.parse(line), ...provenance })}\n`);
+    appendFileSync(join(values.out, "cuda.jsonl"), `${JSON.stringify({ ...JSON.parse(line), ...filed })}\n`);
   }
   return status === 0;
-}
-
-function driverVersion() {
-  const query = ["--query-gpu=driver_version", "--format=csv,noheader"];
-  return execFileSync("nvidia-smi", query, { encoding: "utf8" }).trim().split("\n")[0];
-}
-
-function commit() {
-  try {
-    return readFileSync(join(ROOT, "commit.txt"), "utf8").trim();
-  } catch {
-    return execFileSync("git", ["describe", "--always", "--dirty"], { cwd: ROOT, encoding: "utf8" }).trim();
-  }
 }
 
 const good = [];
