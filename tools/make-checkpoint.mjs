@@ -1,18 +1,20 @@
 // Writes a bf16 checkpoint of a named shape (src/model/named-shapes.ts) with random weights and the bundled base's tokenizer,
-// to measure loading with: node tools/make-checkpoint.mjs SHAPE FOLDER [SHARDS]. Needs dist (`npm run build`).
+// to measure loading with: node tools/make-checkpoint.mjs SHAPE FOLDER [SHARDS [LAYERS]]. Needs dist (`npm run build`).
 
 import { COMPANION_FILES, INDEX_FILE, SINGLE_FILE } from "../dist/formats/checkpoint.js";
 import { openFolder } from "../dist/formats/node-files.js";
 import { bytesOf, encodeSafetensors, storedBytes } from "../dist/formats/safetensors.js";
 import { FAMILIES, linearPath } from "../dist/model/families/index.js";
-import { namedShape, SHAPE_NAMES, shapeJson } from "../dist/model/named-shapes.js";
+import { SHAPE_NAMES, shapeJson } from "../dist/model/named-shapes.js";
+import { parseModelConfig } from "../dist/model/read-config.js";
 import { toBf16 } from "../dist/tensor/dtype.js";
 import { bundledBase } from "../dist/verbs/bundled.js";
 
-const [shape, path, shards = "1"] = process.argv.slice(2);
+const [shape, path, shards = "1", layers] = process.argv.slice(2);
 if (!SHAPE_NAMES.includes(shape) || !path)
-  throw new Error(`usage: make-checkpoint.mjs ${SHAPE_NAMES.join("|")} FOLDER [SHARDS]`);
-const config = namedShape(shape);
+  throw new Error(`usage: make-checkpoint.mjs ${SHAPE_NAMES.join("|")} FOLDER [SHARDS [LAYERS]]`);
+const json = { ...shapeJson(shape), ...(layers && { num_hidden_layers: Number(layers) }) };
+const config = parseModelConfig(json);
 const names = FAMILIES[config.family].tensors;
 
 /** 4 MiB of random normal values, repeated: neither speed nor memory depends on them. */
@@ -65,4 +67,4 @@ for (let shard = 0; shard < count; shard++) {
   await folder.write(file, encodeSafetensors(part, { format: "pt" }));
 }
 if (count > 1) await folder.write(INDEX_FILE, text({ metadata: {}, weight_map: weightMap }));
-await folder.write("config.json", text({ ...shapeJson(shape), torch_dtype: "bfloat16" }));
+await folder.write("config.json", text({ ...json, torch_dtype: "bfloat16" }));

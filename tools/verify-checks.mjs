@@ -5,8 +5,14 @@
 export const VERIFY_CHECKS = [
   {
     script: "verify:peft",
-    what: "exported slices give the same logits in peft and transformers",
-    needs: "Python with torch, transformers, peft, safetensors and numpy (QDYLORA_PYTHON names the interpreter)",
+    what: "exported slices and merged models give the same logits in peft, transformers and bitsandbytes",
+    needs:
+      "Python with torch, transformers, peft, bitsandbytes, accelerate, safetensors and numpy (QDYLORA_PYTHON names the interpreter)",
+  },
+  {
+    script: "verify:memory",
+    what: "a 3 GB checkpoint is loaded, quantised, merged and exported in less than 1.5 GB of memory",
+    needs: "Linux (/proc), a build (`npm run build`) and 15 GB of disk for a while",
   },
   {
     script: "verify:neon",

@@ -3,13 +3,11 @@
 // Needs a Python with torch, transformers, peft, safetensors and numpy: `python3`, or the one named in QDYLORA_PYTHON.
 // Without it this fails. QDYLORA_PRINT=1 prints the table for docs/verify-results.md.
 
-import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readAdapter, writeAdapter } from "../../src/adapter/file.ts";
 import type { AdapterManifest } from "../../src/adapter/manifest.ts";
@@ -21,6 +19,7 @@ import { openModelFiles } from "../../src/verbs/open-model.ts";
 import { train } from "../../src/verbs/train.ts";
 import { adapterConfig, adapterWeights, CASE_NAMES, type CaseName, readCase } from "../parity/fixture.ts";
 import { type BaseChoice, Lab, SETTINGS, type Setting } from "../parity/lab.ts";
+import { python } from "./python.ts";
 
 const TRAINED = "bundled base, trained";
 const SCRIPT = fileURLToPath(new URL("../../tools/verify-peft.py", import.meta.url));
@@ -201,21 +200,6 @@ async function requestFor(
     done.push({ ...slice, logits: join(folder, file) });
   }
   return { name: `${name}/${setting.dtype}`, base: modelPath, baseFormat, doubleQuant, sequences, slices: done };
-}
-
-async function python(args: readonly string[]): Promise<string> {
-  const interpreter = process.env.QDYLORA_PYTHON || "python3";
-  try {
-    const { stdout } = await promisify(execFile)(interpreter, args, { maxBuffer: 1 << 26 });
-    return stdout;
-  } catch (error) {
-    const { code, stderr } = error as { code?: unknown; stderr?: string };
-    if (code === "ENOENT")
-      throw new Error(
-        `${interpreter} was not found. Install Python with torch, transformers, peft, safetensors and numpy, or name one in QDYLORA_PYTHON.`,
-      );
-    throw new Error(stderr?.trim() || String(error));
-  }
 }
 
 /** Markdown, for docs/verify-results.md. */
