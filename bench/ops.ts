@@ -5,6 +5,7 @@
 
 import { parseArgs } from "node:util";
 import { openCpu } from "../src/backends/cpu/cpu.ts";
+import { ACTIVATIONS } from "../src/ops/activation.ts";
 import { type ArgsOf, OPS, type OpName } from "../src/ops/index.ts";
 import type { OpArgs } from "../src/ops/op.ts";
 import { Maker } from "./maker.ts";
@@ -176,18 +177,19 @@ function memory(): void {
       y: m.empty(m.dtype, rows, hidden),
       direction: "forward" as const,
     }));
-    time("swiglu 1500×704", dtype, "bytes", "swiglu", (m) => ({
-      gate: m.floats(rows, wide),
-      up: m.floats(rows, wide),
-      y: m.empty(m.dtype, rows, wide),
-    }));
-    time("swigluBackward 1500×704", dtype, "bytes", "swigluBackward", (m) => ({
-      gate: m.floats(rows, wide),
-      up: m.floats(rows, wide),
-      dy: m.floats(rows, wide),
-      dGate: m.empty(m.dtype, rows, wide),
-      dUp: m.empty(m.dtype, rows, wide),
-    }));
+    for (const activation of ACTIVATIONS) {
+      const gated = (m: Maker) => ({ gate: m.floats(rows, wide), up: m.floats(rows, wide), activation });
+      time(`glu ${activation} 1500×704`, dtype, "bytes", "glu", (m) => ({
+        ...gated(m),
+        y: m.empty(m.dtype, rows, wide),
+      }));
+      time(`gluBackward ${activation} 1500×704`, dtype, "bytes", "gluBackward", (m) => ({
+        ...gated(m),
+        dy: m.floats(rows, wide),
+        dGate: m.empty(m.dtype, rows, wide),
+        dUp: m.empty(m.dtype, rows, wide),
+      }));
+    }
     time("dequantize nf4 4096×4096", dtype, "bytes", "dequantize", (m) => ({
       weight: m.nf4(4096, 4096),
       y: m.empty(m.dtype, 4096, 4096),

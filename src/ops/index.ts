@@ -13,6 +13,10 @@ import { dequantize } from "./dequantize.ts";
 import { dropout } from "./dropout.ts";
 import { embed } from "./embed.ts";
 import { fill } from "./fill.ts";
+import { gelu } from "./gelu.ts";
+import { geluBackward } from "./gelu-backward.ts";
+import { glu } from "./glu.ts";
+import { gluBackward } from "./glu-backward.ts";
 import { kvAppend } from "./kv-append.ts";
 import { layerNorm } from "./layer-norm.ts";
 import { layerNormBackward } from "./layer-norm-backward.ts";
@@ -26,8 +30,6 @@ import { rmsNormBackward } from "./rms-norm-backward.ts";
 import { rope } from "./rope.ts";
 import { ropeTable } from "./rope-table.ts";
 import { sumSquares } from "./sum-squares.ts";
-import { swiglu } from "./swiglu.ts";
-import { swigluBackward } from "./swiglu-backward.ts";
 
 export const OPS = {
   fill,
@@ -46,8 +48,10 @@ export const OPS = {
   attentionBackward,
   attentionCached,
   kvAppend,
-  swiglu,
-  swigluBackward,
+  glu,
+  gluBackward,
+  gelu,
+  geluBackward,
   matmul,
   adaptedLinears,
   adaptedLinearsBackward,

@@ -17,7 +17,11 @@ const NOT_DIFFERENTIABLE: Readonly<Record<string, string>> = {
   "layerNorm: a zero row, a constant, a huge and a NaN row":
     "NaN, and curvature beyond any step size where nothing varies",
   "dropout: NaN and infinity": "no finite value",
-  "swiglu: exp overflows, NaN": "NaN",
+  "glu: silu, exp overflows, NaN": "NaN",
+  "glu: gelu-tanh, exp overflows, NaN": "NaN",
+  "glu: gelu-erf, exp overflows, NaN": "NaN",
+  "gelu: erf, exp overflows, NaN": "NaN",
+  "gelu: tanh, exp overflows, NaN": "NaN",
   "rope: backward, 1 rows of 1×2": "the rule is that of the forward direction; this is the gradient itself",
   "rope: backward, 5 rows of 3×14": "as above",
   "rope: backward, 7 rows of 5×34": "as above",

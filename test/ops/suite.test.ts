@@ -66,8 +66,8 @@ const FAULTS = [
   }),
   fault({
     what: "NaN becomes a number",
-    op: "swiglu",
-    sample: "exp overflows, NaN",
+    op: "glu",
+    sample: "silu, exp overflows, NaN",
     message: /y\[6\] is 0, expected NaN/,
     harm: ({ y }) => change(y, 6, () => 0),
   }),

@@ -2,6 +2,7 @@
 // Sizes that both sides must agree on are decided here and passed along.
 
 import { QdlError } from "../../errors.ts";
+import type { Activation } from "../../ops/activation.ts";
 import type { AdamWSettings } from "../../ops/adam-w-rule.ts";
 import type { AttentionAttributes } from "../../ops/attention-heads.ts";
 import { dropThreshold, maskHash } from "../../ops/dropout.ts";
@@ -24,6 +25,8 @@ const CHUNK_LOGITS = 4 << 20;
 const CHUNK_ROWS = { least: 96, most: 510 };
 /** Columns of the narrowest register tile (TILE_COLS of the baseline): the loss keeps two numbers per row and tile. */
 const NARROWEST_TILE = 8;
+/** As in kernels/activation.h. */
+const ACTIVATION_CODES: Readonly<Record<Activation, number>> = { silu: 0, "gelu-tanh": 1, "gelu-erf": 2 };
 /** Scratch is aligned by the kernel. */
 const ALIGNMENT = 64;
 /** Tiles of attention are sized for this head dim in kernels/attention.h. */
@@ -87,8 +90,14 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
       scoring(w.tensors(q, kCache, vCache, slots, lengths, o), attributes),
     ),
     kvAppend: kernel("kvAppend", (w, { x, rows, cache }) => w.tensors(x, rows, cache)),
-    swiglu: kernel("swiglu", (w, { gate, up, y }) => w.tensors(gate, up, y)),
-    swigluBackward: kernel("swigluBackward", (w, { gate, up, dy, dGate, dUp }) => w.tensors(gate, up, dy, dGate, dUp)),
+    glu: kernel("glu", (w, { gate, up, y, activation }) => w.tensors(gate, up, y).number(ACTIVATION_CODES[activation])),
+    gluBackward: kernel("gluBackward", (w, { gate, up, dy, dGate, dUp, activation }) =>
+      w.tensors(gate, up, dy, dGate, dUp).number(ACTIVATION_CODES[activation]),
+    ),
+    gelu: kernel("gelu", (w, { x, y, form }) => w.tensors(x, y).number(ACTIVATION_CODES[`gelu-${form}`])),
+    geluBackward: kernel("geluBackward", (w, { x, dy, dx, form }) =>
+      w.tensors(x, dy, dx).number(ACTIVATION_CODES[`gelu-${form}`]),
+    ),
     matmul: kernel("matmul", (w, { x, weight, y }) => w.tensors(x, weight, y)),
     adaptedLinears: kernel("adaptedLinears", (w, { x, weights, biases, a, b, t, y, ranges }) =>
       w.tensor(x).weights(weights).list(biases).list(a).list(b).list(t).list(y).ranges(ranges, x.rows),

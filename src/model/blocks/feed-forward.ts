@@ -9,6 +9,6 @@ export function feedForward(block: BlockBuilder, input: Value): Value {
   const { gate: gateName, up: upName, down } = block.input.model.config.block.feedForward;
   const [gate, up] = linears(block, input, [gateName, upName]);
   const y = block.cheapValue("gated", gate.cols);
-  block.emit(call("swiglu", { gate, up, y }));
+  block.emit(call("glu", { gate, up, y, activation: "silu" }));
   return linears(block, y, [down])[0];
 }
