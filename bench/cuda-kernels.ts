@@ -31,7 +31,10 @@ async function measureAll(device: CudaBackend): Promise<void> {
   const f32 = (rows: number, cols: number) => make.tensor("f32", rows, cols);
   const i32 = (rows: number, cols: number) => make.integers(rows, cols);
   const wide = () => bf16(TOKENS, HIDDEN);
-  const swiglu = (cols: number) => ({ gate: bf16(TOKENS, cols), up: bf16(TOKENS, cols), y: bf16(TOKENS, cols) });
+  const glu = (cols: number) => ({
+    ...{ gate: bf16(TOKENS, cols), up: bf16(TOKENS, cols), y: bf16(TOKENS, cols) },
+    activation: "silu" as const,
+  });
   const layer = () => LAYER.map((cols) => f32(RANK, cols));
   const codes = () => LAYER.map((cols) => make.tensor("u8", RANK, cols));
   const scales = () => LAYER.map((cols) => f32(RANK, momentBlocks(cols)));
@@ -53,13 +56,13 @@ async function measureAll(device: CudaBackend): Promise<void> {
     ["rmsNorm", () => ({ x: wide(), weight: bf16(1, HIDDEN), y: wide(), rstd: f32(TOKENS, 1), eps: 1e-5 })],
     ["rmsNormBackward", () => ({ x: wide(), weight: bf16(1, HIDDEN), rstd: f32(TOKENS, 1), dy: wide(), dx: wide() })],
     ["rope", () => ({ x: wide(), cosSin: f32(TOKENS, 128), y: wide(), direction: "forward" as const })],
-    ["swiglu", () => swiglu(HIDDEN)],
-    ["swiglu", () => swiglu(FEED_FORWARD)],
+    ["glu", () => glu(HIDDEN)],
+    ["glu", () => glu(FEED_FORWARD)],
     [
-      "swigluBackward",
+      "gluBackward",
       () => {
-        const { gate, up, y } = swiglu(FEED_FORWARD);
-        return { gate, up, dy: y, dGate: gate, dUp: up };
+        const { gate, up, y, activation } = glu(FEED_FORWARD);
+        return { gate, up, dy: y, dGate: gate, dUp: up, activation };
       },
     ],
     ["kvAppend", () => ({ x: wide(), rows: i32(TOKENS, 1), cache: wide() })],

@@ -1,5 +1,6 @@
-// Ops on elements one by one: fill, cast, add, dropout, swiglu and its backward.
+// Ops on elements one by one: fill, cast, add, dropout, activations and their backwards.
 
+import type { Activation } from "../../ops/activation.ts";
 import { dropThreshold, maskHash } from "../../ops/dropout.ts";
 import type { OpName } from "../../ops/index.ts";
 import { BYTES_PER_ELEMENT, toBf16 } from "../../tensor/dtype.ts";
@@ -18,9 +19,15 @@ export const blocksOf = ({ rows, packs }: Pick<Walk, "rows" | "packs">): number 
 
 export function elementwiseKernels(device: CudaDevice) {
   /** A function of pointers and strides of tensors of one type, then rows and packs. */
-  const onElements = (op: OpName, file: string, name: string, tensors: readonly Tensor[]): Step => {
+  const onElements = (
+    op: OpName,
+    file: string,
+    name: string,
+    tensors: readonly Tensor[],
+    macros: Readonly<Record<string, number>> = {},
+  ): Step => {
     const walk = walkElements(...tensors);
-    const kernel = device.function(file, name, { TYPE: commonType(op, ...tensors), WIDTH: walk.width });
+    const kernel = device.function(file, name, { TYPE: commonType(op, ...tensors), WIDTH: walk.width, ...macros });
     const args = kernelArguments();
     for (const [i, tensor] of tensors.entries()) args.tensors(tensor).longs(walk.strides[i]!);
     return device.launch(kernel, [blocksOf(walk)], THREADS, args.integers(walk.rows, walk.packs));
@@ -59,12 +66,24 @@ export function elementwiseKernels(device: CudaDevice) {
       args.integers(seed % WORD, Math.floor(seed / WORD), ...maskHash(where));
       return device.launch(kernel, [blocksOf(walk)], THREADS, args);
     }),
-    swiglu: prepared(device, "swiglu", ({ gate, up, y }) => onElements("swiglu", "swiglu.cu", "swiglu", [gate, up, y])),
-    swigluBackward: prepared(device, "swigluBackward", ({ gate, up, dy, dGate, dUp }) =>
-      onElements("swigluBackward", "swiglu-backward.cu", "swiglu_backward", [gate, up, dy, dGate, dUp]),
+    glu: prepared(device, "glu", ({ gate, up, y, activation }) =>
+      onElements("glu", "glu.cu", "glu", [gate, up, y], numberOf(activation)),
+    ),
+    gluBackward: prepared(device, "gluBackward", ({ gate, up, dy, dGate, dUp, activation }) =>
+      onElements("gluBackward", "glu-backward.cu", "glu_backward", [gate, up, dy, dGate, dUp], numberOf(activation)),
+    ),
+    gelu: prepared(device, "gelu", ({ x, y, form }) =>
+      onElements("gelu", "gelu.cu", "gelu", [x, y], numberOf(`gelu-${form}`)),
+    ),
+    geluBackward: prepared(device, "geluBackward", ({ x, dy, dx, form }) =>
+      onElements("geluBackward", "gelu-backward.cu", "gelu_backward", [x, dy, dx], numberOf(`gelu-${form}`)),
     ),
   } satisfies Partial<KernelTable>;
 }
+
+/** As the prelude numbers them. */
+const ACTIVATION_NUMBERS: Readonly<Record<Activation, number>> = { silu: 0, "gelu-tanh": 1, "gelu-erf": 2 };
+const numberOf = (activation: Activation) => ({ ACTIVATION: ACTIVATION_NUMBERS[activation] });
 
 /** The bits of one element, as a whole number. */
 function bitsOf(y: Tensor, value: number): number {

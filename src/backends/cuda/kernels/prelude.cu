@@ -121,3 +121,19 @@ __device__ __forceinline__ const Entry &entry_of_block(const Entry *table, u32 c
   }
   return table[low];
 }
+
+/** s(z) of the activations a(z) = z·s(z) of src/ops/activation.ts: 0 silu, 1 GELU by tanh, 2 GELU by erf. */
+template <int ACTIVATION_NUMBER>
+__device__ __forceinline__ float activation_share(float z) {
+  if (ACTIVATION_NUMBER == 2) return normcdff(z);
+  const float argument = ACTIVATION_NUMBER == 0 ? z : z * (1.5957691216057308f + 0.07135481627159854f * z * z);
+  return 1.0f / (1.0f + expf(-argument));
+}
+
+/** d·a'(z), given s(z). */
+template <int ACTIVATION_NUMBER>
+__device__ __forceinline__ float activation_back(float d, float z, float s) {
+  if (ACTIVATION_NUMBER == 2) return d * (s + z * 0.3989422804f * expf(-0.5f * z * z));
+  const float slope = ACTIVATION_NUMBER == 0 ? 1.0f : 1.5957691216057308f + 3 * 0.07135481627159854f * z * z;
+  return d * (s + z * s * (1.0f - s) * slope);
+}
