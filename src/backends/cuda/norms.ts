@@ -1,4 +1,5 @@
-// rmsNorm, layerNorm and their backwards: a block per row, or a warp per group of columns where rows or groups are short.
+// rmsNorm, layerNorm and their backwards: a block per row, or a warp or a part of one per group of
+// columns where rows or groups are short.
 
 import type { OpName } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -11,8 +12,11 @@ import { widthFor } from "./walk.ts";
 
 const WARP = 32;
 const THREADS = 256;
-/** Packs that one thread of a warp takes at most before a whole block takes the group. */
-const PACKS_OF_A_LANE = 4;
+const MOST_THREADS = 1024;
+/** Packs that one thread of a warp keeps at most before a whole block takes the group. */
+const KEPT_BY_A_LANE = 4;
+/** Packs that one thread of a block keeps, as long as the block can grow. */
+const KEPT_IN_A_BLOCK = 2;
 
 interface Plan {
   readonly defines: Defines;
@@ -25,18 +29,26 @@ interface Plan {
 function planGroups(op: OpName, cols: number, moving: readonly Tensor[], weights: readonly Tensor[]): Plan {
   const aligned = widthFor(cols, weights) > 1;
   const width = aligned ? widthFor(cols, moving) : 1;
-  const packs = Math.ceil(cols / width);
-  const { rows } = moving[0]!;
-  const groups = rows * (moving[0]!.cols / cols);
-  const types = { TYPE: commonType(op, ...moving), WEIGHT_TYPE: commonType(op, ...weights) };
-  const shared = packs <= WARP * PACKS_OF_A_LANE;
-  const together = shared ? THREADS / WARP : 1;
+  const packs = cols / width;
+  const groups = moving[0]!.rows * (moving[0]!.cols / cols);
+  const [threads, together] = threadsFor(packs);
   return {
-    defines: { ...types, WIDTH: width },
+    defines: {
+      TYPE: commonType(op, ...moving),
+      WEIGHT_TYPE: commonType(op, ...weights),
+      ...{ WIDTH: width, KEPT: Math.ceil(packs / threads) },
+    },
     groups,
     grid: [Math.ceil(groups / together)],
-    threads: shared ? [WARP, together] : Math.min(THREADS, Math.ceil(packs / WARP) * WARP),
+    threads: [threads, together],
   };
+}
+
+/** Threads of a group, and groups of a block: parts of a warp, a warp, or the block alone. */
+function threadsFor(packs: number): [number, number] {
+  const lanes = Math.min(WARP, 2 ** Math.ceil(Math.log2(Math.max(1, packs))));
+  if (packs <= WARP * KEPT_BY_A_LANE) return [lanes, THREADS / lanes];
+  return [Math.min(MOST_THREADS, WARP * Math.ceil(packs / (WARP * KEPT_IN_A_BLOCK))), 1];
 }
 
 export function normKernels(device: CudaDevice) {

@@ -78,17 +78,20 @@ export function optimizerKernels(device: CudaDevice) {
     adamW8bit: prepared(device, "adamW8bit", (args) => {
       const { params, copies, steps, squares, from, to } = args;
       const window = (tensor: Tensor) => rowSlice(tensor, from, to);
+      const { gradients, mCodes, mAbsmax, vCodes, vAbsmax } = args;
       const table = new Table();
       let blocks = 0;
+      let width = 4;
       for (const [i, param] of params.entries()) {
-        const { gradients, mCodes, mAbsmax, vCodes, vAbsmax } = args;
         const all = [param, gradients[i]!, mCodes[i]!, mAbsmax[i]!, vCodes[i]!, vAbsmax[i]!, copies[i] ?? null];
         table.longs(blocks).tensors(...all.map((tensor) => tensor && window(tensor)));
         table.longs(...all.map((tensor) => tensor?.stride ?? 0)).doubles(args.learningRates[i]!);
         table.integers(param.cols, momentBlocks(param.cols));
+        const packed = [param, gradients[i]!, mCodes[i]!, vCodes[i]!, ...(copies[i] ? [copies[i]] : [])].map(window);
+        width = Math.min(width, widthFor(param.cols, packed));
         blocks += (to - from) * momentBlocks(param.cols);
       }
-      const kernel = device.function("adam-w-8bit.cu", "adam_w_8bit");
+      const kernel = device.function("adam-w-8bit.cu", "adam_w_8bit", { WIDTH: width });
       return () => {
         if (blocks === 0) return;
         const call = kernelArguments().address(device.tables.put(table)).tensors(args.mMap, args.vMap, window(steps));

@@ -43,11 +43,15 @@ struct alignas(sizeof(T) * W > 16 ? 16 : sizeof(T) * W) Pack {
   T at[W];
 };
 
-template <int W, class T>
-__device__ __forceinline__ void load(float (&x)[W], const T *from) {
-  const Pack<T, W> pack = *reinterpret_cast<const Pack<T, W> *>(from);
+template <class T, int W>
+__device__ __forceinline__ void unpack(float (&x)[W], const Pack<T, W> &pack) {
 #pragma unroll
   for (int i = 0; i < W; i++) x[i] = to_float(pack.at[i]);
+}
+
+template <int W, class T>
+__device__ __forceinline__ void load(float (&x)[W], const T *from) {
+  unpack(x, *reinterpret_cast<const Pack<T, W> *>(from));
 }
 
 template <int W, class T>
@@ -96,6 +100,7 @@ __device__ __forceinline__ T block_sum(T x) {
 struct Group {
   u64 row;
   u32 index;
+  /** false: past the last group. Such threads go along, for the sums over a warp. */
   bool inside;
 };
 
@@ -104,10 +109,12 @@ __device__ __forceinline__ Group group_of_row(u64 groups, u32 groups_per_row) {
   return {group / groups_per_row, (u32)(group % groups_per_row), group < groups};
 }
 
-/** The sum over the threads of a group: one warp, or the whole block. */
+/** The sum over the threads of a group: a power of two up to a warp, or the whole block. */
 template <class T>
 __device__ __forceinline__ T group_sum(T x) {
-  return blockDim.x == 32 ? warp_sum(x) : block_sum(x);
+  if (blockDim.x > 32) return block_sum(x);
+  for (u32 distance = blockDim.x / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(~0u, x, distance);
+  return x;
 }
 
 /** The last entry of a table, in ascending order of first_block, that starts at or before this block. */
