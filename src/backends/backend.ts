@@ -43,6 +43,13 @@ export interface DeviceMemory {
   readonly overheadBytes: number;
 }
 
+/** A list of prepared calls, to be run again and again. */
+export interface Recording {
+  run(): void;
+  /** Gives back what the device keeps for it. */
+  dispose(): void;
+}
+
 /** What a memory plan asks of a backend. */
 export type Planner = Pick<Backend, "scratchBytes" | "wishes">;
 
@@ -79,6 +86,8 @@ export interface Backend extends AsyncDisposable {
    * Throws as `run` does.
    */
   prepare<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null, checked?: boolean): () => void;
+  /** Takes prepared calls as one list, which the device may learn to run as a whole. Absent: they are run one by one. */
+  record?(calls: readonly (() => void)[]): Recording;
   /** FLOP/s that a loop in registers reaches on this device: what products of this dtype could reach at most. */
   measurePeak?(dtype: Extract<DType, "bf16" | "f32">): number;
   /** Scratch bytes of one call; 0 if none. */

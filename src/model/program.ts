@@ -1,6 +1,6 @@
 // A list with memory: binds each call to views of the arena for the row counts of one micro-batch and runs it.
 
-import type { Backend, Planner, Wish } from "../backends/backend.ts";
+import type { Backend, Planner, Recording, Wish } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
 import type { ArgsOf, OpName } from "../ops/index.ts";
 import { tensorsOf } from "../ops/op.ts";
@@ -30,9 +30,6 @@ export function planProgram(
   return withScratch(places, Math.max(0, ...scratch));
 }
 
-/** A list on the views of one shape. */
-type BoundList = readonly (() => void)[];
-
 /** Bound lists that are kept: some shapes of packed batches or of decoding, each at every rank of a large adapter. */
 const MOST_KEPT = { shapes: 8, lists: 128 };
 
@@ -48,7 +45,7 @@ export class Program implements Disposable {
   readonly #arena: DeviceBuffer;
   readonly #ownsArena: boolean;
   readonly #byShape = new Map<string, ShapeBound>();
-  readonly #lists = new Map<string, BoundList>();
+  readonly #lists = new Map<string, Recording>();
   /** Every buffer that the list touches: none may be released before it runs. */
   readonly #buffers = new Set<DeviceBuffer>();
   /** The list was checked against the ops' signatures. */
@@ -90,18 +87,18 @@ export class Program implements Disposable {
           "OP_ARGUMENT",
           `${key} = ${shape[key]} rows, but the step was planned for ${this.#largest[key]}`,
         );
-    const calls = this.#bind(shape, runtime);
+    const list = this.#bind(shape, runtime);
     for (const buffer of this.#buffers)
       if (buffer.disposed)
         throw new QdlError("TENSOR_STALE", `"${buffer.label}" was released, but a step still reads it`);
-    for (const call of calls) call();
+    list.run();
   }
 
   /**
    * The list on the views of one shape: kept, since decoding and packed training run the same shapes again and again, at
    * a few or at all ranks. Calls that no attribute of the run changes are bound once for all of these.
    */
-  #bind(shape: Shape, runtime: RuntimeValues): BoundList {
+  #bind(shape: Shape, runtime: RuntimeValues): Recording {
     const shapeKey = JSON.stringify(shape);
     const key = shapeKey + JSON.stringify(runtime);
     const kept = this.#lists.get(key);
@@ -109,8 +106,13 @@ export class Program implements Disposable {
     const still = keep(this.#byShape, MOST_KEPT.shapes, shapeKey, () =>
       this.#calls.map((entry) => (dependsOnRun(entry) ? null : this.#bindCall(entry, shape, runtime))),
     );
-    const list = keep(this.#lists, MOST_KEPT.lists, key, () =>
-      still.map((call, i) => call ?? this.#bindCall(this.#calls[i]!, shape, runtime)),
+    const bound = () => still.map((call, i) => call ?? this.#bindCall(this.#calls[i]!, shape, runtime));
+    const list = keep(
+      this.#lists,
+      MOST_KEPT.lists,
+      key,
+      () => record(this.#backend, bound()),
+      (dropped) => dropped.dispose(),
     );
     // Other shapes are the same views, of the same buffers, with fewer rows.
     this.#checked = true;
@@ -126,16 +128,36 @@ export class Program implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    for (const list of this.#lists.values()) list.dispose();
+    this.#lists.clear();
     if (this.#ownsArena) this.#arena.dispose();
   }
 }
 
+const record = (backend: Backend, calls: readonly (() => void)[]): Recording =>
+  backend.record?.(calls) ?? {
+    run() {
+      for (const call of calls) call();
+    },
+    dispose() {},
+  };
+
 /** Makes an entry, and drops the oldest one when there are too many. */
-function keep<T>(kept: Map<string, T>, most: number, key: string, make: () => T): T {
+function keep<T>(
+  kept: Map<string, T>,
+  most: number,
+  key: string,
+  make: () => T,
+  drop: (dropped: T) => void = () => {},
+): T {
   const known = kept.get(key);
   if (known) return known;
   const made = make();
-  if (kept.size === most) kept.delete(kept.keys().next().value!);
+  const [oldest] = kept;
+  if (oldest && kept.size === most) {
+    kept.delete(oldest[0]);
+    drop(oldest[1]);
+  }
   kept.set(key, made);
   return made;
 }

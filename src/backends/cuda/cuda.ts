@@ -4,13 +4,14 @@
 import { QdlError } from "../../errors.ts";
 import type { ArgsOf, OpName } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import type { Backend, DeviceMemory, KernelTable, Placement, Wish } from "../backend.ts";
+import type { Backend, DeviceMemory, KernelTable, Placement, Recording, Wish } from "../backend.ts";
 import { BufferLedger, prepareOp, runOp, scratchBytesOf, wishesOf } from "../base.ts";
 import { CudaBuffer } from "./buffer.ts";
 import { CudaDevice, type DeviceOptions } from "./device.ts";
 import { OUT_OF_MEMORY } from "./driver.ts";
 import { kernelTable } from "./kernels.ts";
 import { sustainedProduct } from "./peak.ts";
+import { GraphRecording } from "./recording.ts";
 
 const HOST_ALLOC_PORTABLE = 1;
 /** Code of kernels, and cuBLASLt's, that comes to the device when first used. */
@@ -101,6 +102,10 @@ export class CudaBackend implements Backend {
 
   prepare<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null, checked = false): () => void {
     return prepareOp(this, this.#ledger, op, args, scratch, checked);
+  }
+
+  record(calls: readonly (() => void)[]): Recording {
+    return new GraphRecording(this.device, calls);
   }
 
   scratchBytes<K extends OpName>(op: K, args: ArgsOf<K>): number {

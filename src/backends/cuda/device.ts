@@ -60,6 +60,8 @@ export class CudaDevice {
   readonly products: CublasLt;
   readonly transfers: Transfers;
   readonly tables: TableMemory;
+  /** What is enqueued goes into a graph and is not run. */
+  capturing = false;
   readonly #modules: KernelModules;
   readonly #block = new ArgumentBlock();
   readonly #ordinal: number;
@@ -96,7 +98,7 @@ export class CudaDevice {
     this.stream = out64((box) => checked.streamCreate(box, STREAM_NON_BLOCKING));
     this.products = new CublasLt(this.driver, this.stream, cublasLt, new TuningCache(this.name), deterministic);
     this.transfers = new Transfers(this.driver, this.stream);
-    this.tables = new TableMemory(this.driver, this.transfers, this.stream);
+    this.tables = new TableMemory(this.driver, this.transfers, this.stream, () => this.capturing);
     this.libraries = [
       `driver for CUDA ${driverVersion(this.driver)} (${driver.file})`,
       `NVRTC ${nvrtc.version} (${nvrtc.file})`,

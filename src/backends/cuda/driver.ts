@@ -60,6 +60,9 @@ const ECC_UNCORRECTABLE = 214;
 /** The kernel broke: its context, and so this process's use of the device, is lost. */
 const KERNEL_FAULTS = [700, 702, 714, 715, 716, 717, 718, 719];
 
+/** Thrown by what cannot be part of a graph, as it depends on the host at every run. */
+export class Uncapturable extends Error {}
+
 export class Driver {
   readonly raw: DriverCalls;
   readonly checked: DriverCalls;

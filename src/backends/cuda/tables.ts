@@ -3,7 +3,7 @@
 
 import type { Tensor } from "../../tensor/tensor.ts";
 import { addressOf } from "./buffer.ts";
-import type { Driver } from "./driver.ts";
+import { type Driver, Uncapturable } from "./driver.ts";
 import { out64 } from "./native-calls.ts";
 import type { Transfers } from "./transfers.ts";
 
@@ -56,17 +56,20 @@ export class TableMemory {
   readonly #driver: Driver;
   readonly #transfers: Transfers;
   readonly #stream: number;
+  readonly #isCapturing: () => boolean;
   #address = 0;
   #bytes = 0;
 
-  constructor(driver: Driver, transfers: Transfers, stream: number) {
+  constructor(driver: Driver, transfers: Transfers, stream: number, isCapturing: () => boolean) {
     this.#driver = driver;
     this.#transfers = transfers;
     this.#stream = stream;
+    this.#isCapturing = isCapturing;
   }
 
   /** Writes a table and returns its address, which holds for what is enqueued until the next one is written. */
   put({ bytes }: Table): number {
+    if (this.#isCapturing()) throw new Uncapturable("tables are written anew at every run");
     if (bytes.byteLength > this.#bytes) {
       this.close();
       this.#address = out64((box) => this.#driver.checked.memAlloc(box, Math.max(FIRST_BYTES, 2 * bytes.byteLength)));

@@ -40,7 +40,7 @@ export class Transfers {
     this.#stream = stream;
   }
 
-  /** Enqueues a copy of `bytes`, which may change as soon as this returns. */
+  /** Enqueues a copy of `bytes`, which may change as soon as this returns. No graph can hold it. */
   write(address: number, bytes: Uint8Array): void {
     while (this.#writing.length < WRITE_BLOCKS) this.#writing.push(this.#lock(WRITE_BLOCK_BYTES));
     for (let at = 0; at < bytes.byteLength; ) {
