@@ -1,5 +1,6 @@
 // What a command is: data from which flags, help and docs are made, and the function behind it.
 
+import type { HubProgress } from "../formats/node-hub.ts";
 import type { Io } from "./io.ts";
 import type { OptionKey, OptionValues } from "./options.ts";
 import type { Style } from "./style.ts";
@@ -42,6 +43,8 @@ export interface Context {
   readonly argument: string | undefined;
   /** A result for people: standard output, or standard error when that is taken by --json. */
   say(text: string): void;
+  /** Shows how far a model's download is: for every verb that opens a model. */
+  readonly onDownload: (progress: HubProgress) => void;
   /** A note on the way: standard error. */
   note(text: string): void;
 }

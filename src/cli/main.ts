@@ -8,6 +8,7 @@ import { readConfigFile } from "./config-file.ts";
 import { errorJson, errorText, exitCodeOf } from "./error-text.ts";
 import type { Io } from "./io.ts";
 import { parseArguments } from "./program.ts";
+import { Progress } from "./progress.ts";
 import { styleFor } from "./style.ts";
 import { parseValues } from "./values.ts";
 
@@ -41,11 +42,13 @@ const beforeTerminator = (argv: readonly string[]): readonly string[] => {
 
 function contextFor(io: Io, json: boolean, argument: string | undefined): Context {
   const say = json ? io.err : io.out;
+  const progress = new Progress(io, styleFor(io.interactive, io.env));
   return {
     io,
     json,
     argument,
     style: styleFor(json ? io.interactive : io.outIsTerminal, io.env),
+    onDownload: (download) => progress.onDownload(download),
     say: (text) => say(`${text}\n`),
     note: (text) => io.err(`${text}\n`),
   };

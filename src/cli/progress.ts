@@ -1,5 +1,6 @@
 // The progress of a run, from its events: one line redrawn in place on a terminal, a plain line every few seconds elsewhere.
 
+import type { HubProgress } from "../formats/node-hub.ts";
 import type { LoadProgress } from "../quant/load-base.ts";
 import type { TrainEvent } from "../train/events.ts";
 import type { Io } from "./io.ts";
@@ -68,10 +69,20 @@ export class Progress {
 
   /** How much of the base is loaded; loading what is small is not worth a line. */
   onLoad({ doneBytes, totalBytes }: LoadProgress): void {
-    if (this.#now() - this.#openedAt < LOAD_QUIET_MS || this.#now() - this.#drawnAt < this.#pause) return;
+    if (this.#now() - this.#openedAt >= LOAD_QUIET_MS) this.#share("loading the base", doneBytes, totalBytes);
+  }
+
+  /** How much of a model has come from the hub; the bar goes when all has. */
+  onDownload({ file, doneBytes, totalBytes }: HubProgress): void {
+    if (doneBytes < totalBytes) this.#share(`downloading (${file})`, doneBytes, totalBytes);
+    else this.clear();
+  }
+
+  #share(what: string, doneBytes: number, totalBytes: number): void {
+    if (this.#now() - this.#drawnAt < this.#pause) return;
     this.#drawnAt = this.#now();
-    const text = `loading the base: ${Math.floor((100 * doneBytes) / totalBytes)} % of ${showBytes(totalBytes)}`;
-    this.#io.err(this.#io.interactive ? ERASE_LINE + text : `${text}\n`);
+    const text = `${what}: ${Math.floor((100 * doneBytes) / totalBytes)} % of ${showBytes(totalBytes)}`;
+    this.#io.err(this.#io.interactive ? ERASE_LINE + text.slice(0, this.#io.columns - 1) : `${text}\n`);
     this.#live = this.#io.interactive;
   }
 

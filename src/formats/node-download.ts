@@ -18,6 +18,8 @@ export interface Download {
   /** Called with the bytes that have arrived, those of earlier attempts included. */
   readonly onBytes?: ((bytes: number) => void) | undefined;
   readonly fetch?: typeof fetch | undefined;
+  /** Stops the download, which then throws the signal's reason; what has arrived is kept. */
+  readonly signal?: AbortSignal | undefined;
   /** A connection that sends nothing for so long is given up. Default 60,000. */
   readonly idleMs?: number | undefined;
 }
@@ -37,6 +39,7 @@ export async function download(job: Download): Promise<void> {
   let failures = 0;
   for (let had = await sizeOf(part); had !== job.size; ) {
     const error = await attempt(job, part, had).catch((caught: unknown) => caught);
+    job.signal?.throwIfAborted();
     if (error instanceof QdlError) {
       if (error.code === "HUB_DOWNLOAD_FAILED") await rm(part, { force: true });
       throw error;
@@ -55,11 +58,12 @@ export async function download(job: Download): Promise<void> {
 async function attempt(job: Download, part: string, had: number): Promise<void> {
   if (had > job.size) return rm(part, { force: true });
   const abort = new AbortController();
+  const signal = job.signal ? AbortSignal.any([abort.signal, job.signal]) : abort.signal;
   const idle = setTimeout(() => abort.abort(new Error("the connection was idle for too long")), job.idleMs ?? 60_000);
   try {
     const range: Record<string, string> = had > 0 ? { Range: `bytes=${had}-` } : {};
     const get = job.fetch ?? fetch;
-    const response = await get(job.url, { headers: { ...job.headers, ...range }, signal: abort.signal });
+    const response = await get(job.url, { headers: { ...job.headers, ...range }, signal });
     if (response.status === 416) return await rm(part, { force: true });
     requireOk(job, response);
     const resumed = response.status === 206 && response.headers.get("content-range")?.startsWith(`bytes ${had}-`);

@@ -204,6 +204,9 @@ class Hub {
   }
 }
 
+/** Files that are fetched at the same time. */
+const PARALLEL = 4;
+
 class Fetcher {
   readonly #hub: Hub;
   readonly #cache: HubCache;
@@ -211,6 +214,7 @@ class Fetcher {
   readonly #listing: ReadonlyMap<string, ListFileEntry>;
   readonly #options: HubOptions;
   #doneBytes = 0;
+  #downloads = false;
   #totalBytes = 0;
 
   constructor(hub: Hub, cache: HubCache, commit: string, listing: readonly ListFileEntry[], options: HubOptions) {
@@ -226,30 +230,51 @@ class Fetcher {
     const single = this.#listing.has(SINGLE_FILE);
     if (!single && !this.#listing.has(INDEX_FILE)) throw this.#noWeights();
     const first = single ? [...small, SINGLE_FILE] : [...small, INDEX_FILE];
-    this.#totalBytes = this.#sum(first);
-    for (const name of first) await this.#fetchOne(name);
+    await this.#fetch(first);
     if (single) return { commit: this.#commit };
-    const shards = await shardNames(this.#cache.snapshot(this.#commit));
-    this.#totalBytes += this.#sum(shards);
-    for (const name of shards) await this.#fetchOne(name);
+    await this.#fetch(await shardNames(this.#cache.snapshot(this.#commit)));
     return { commit: this.#commit };
   }
 
-  async #fetchOne(name: string): Promise<void> {
+  /** Several at a time. The first failure stops the others; what they have is kept for the next call. */
+  async #fetch(names: readonly string[]): Promise<void> {
+    this.#totalBytes += this.#sum(names);
+    const waiting = [...names];
+    const stop = new AbortController();
+    const worker = async (): Promise<void> => {
+      for (let name = waiting.shift(); name !== undefined; name = waiting.shift())
+        await this.#fetchOne(name, stop.signal).catch((error) => {
+          waiting.length = 0;
+          stop.abort(error);
+          throw error;
+        });
+    };
+    await Promise.allSettled(Array.from({ length: Math.min(PARALLEL, names.length) }, worker));
+    stop.signal.throwIfAborted();
+  }
+
+  async #fetchOne(name: string, signal: AbortSignal): Promise<void> {
     const { etag, size, hash } = this.#content(name);
-    const done = (bytes: number) =>
-      this.#options.onProgress?.({ file: name, doneBytes: this.#doneBytes + bytes, totalBytes: this.#totalBytes });
+    let had = 0;
+    const done = (bytes: number): void => {
+      this.#doneBytes += bytes - had;
+      had = bytes;
+      // What was all in the cache is no download.
+      if (this.#downloads)
+        this.#options.onProgress?.({ file: name, doneBytes: this.#doneBytes, totalBytes: this.#totalBytes });
+    };
     if (!(await this.#cache.has(this.#commit, name))) {
       const path = this.#cache.blob(etag);
       const url = this.#hub.url(this.#commit, name);
       const what = `${this.#hub.id}/${name}`;
       const { idleMs } = this.#options;
-      if ((await fileKind(path)) === null)
-        await download({ what, url, headers: this.#hub.headers(url), path, size, hash, onBytes: done, idleMs });
+      if ((await fileKind(path)) === null) {
+        this.#downloads = true;
+        await download({ what, url, headers: this.#hub.headers(url), path, size, hash, onBytes: done, idleMs, signal });
+      }
       await this.#cache.link(this.#commit, name, etag);
     }
     done(size);
-    this.#doneBytes += size;
   }
 
   /** Large files are known by the SHA-256 of their content, small ones by git's hash. */

@@ -65,7 +65,7 @@ export async function compress(options: CompressOptions): Promise<Compressed> {
   const source = await openFolder(options.adapter);
   const peft = await openPeft(source);
   try {
-    await using files = await openModelFiles(options.model);
+    await using files = await openModelFiles(options.model, options);
     const rankMax = options.rankMax ?? largestRank(peft);
     for (const rank of options.ranks ?? []) checkRank(rank, rankMax);
     checkRank(rankMax, largestRank(peft));

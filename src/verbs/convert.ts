@@ -12,10 +12,11 @@ import type { BaseFormat } from "../ops/frozen-weight.ts";
 import { embeddingDtypeOf } from "../quant/estimate-base.ts";
 import { mergedCheckpoint, type RoundingError } from "../quant/merged-checkpoint.ts";
 import { dtypeRules, type SliceSettings } from "./export-slice.ts";
+import type { DownloadSettings } from "./locate-model.ts";
 import { type DeviceSettings, openDevice } from "./open-device.ts";
 import { openModelFiles } from "./open-model.ts";
 
-export interface ConvertOptions extends SliceSettings, DeviceSettings {
+export interface ConvertOptions extends SliceSettings, DeviceSettings, DownloadSettings {
   /** A folder, a GGUF file, or a hub id. */
   readonly model: string;
   /** File to write. */
@@ -39,7 +40,7 @@ export async function convert(options: ConvertOptions): Promise<Converted> {
       hint: "Choose another --output.",
       details: { path: output },
     });
-  await using files = await openModelFiles(options.model);
+  await using files = await openModelFiles(options.model, options);
   await using backend = await openDevice(options);
   const { config, located } = files;
   const rules = dtypeRules(options.dtype);

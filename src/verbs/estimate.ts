@@ -63,7 +63,7 @@ export interface Estimate {
 /** Throws CONFIG_INVALID, MEMORY_EXCEEDED (the budget cannot be met), and what opening the model's files throws. */
 export async function estimate(options: EstimateOptions): Promise<Estimate> {
   throwProblems("estimate", trainProblems(options));
-  await using files = await openModelFiles(options.model);
+  await using files = await openModelFiles(options.model, options);
   await using backend = await openDevice(options);
   const { compute = "auto", baseFormat = "nf4" } = options;
   const computeDtype = compute === "auto" ? backend.computeDtype : compute;

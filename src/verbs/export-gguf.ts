@@ -19,7 +19,7 @@ const MODEL_FILE = "model.gguf";
 /** The adapter alone. The base is opened for the names and the order of rows that its file has in llama.cpp. */
 export async function exportGguf(slice: Slice, folder: NodeFolder, settings: MergeSettings): Promise<WrittenSlice> {
   const { rank, weights, manifest } = slice;
-  await using files = await openModelFiles(settings.model ?? rememberedBase(manifest.base));
+  await using files = await openModelFiles(settings.model ?? rememberedBase(manifest.base), settings);
   await checkBase(slice, files, settings.forceBase ?? false);
   const shape = ggufShapeOf(files.checkpoint.configJson, files.checkpoint.name);
   const rules = dtypeRules(settings.dtype);
@@ -52,7 +52,7 @@ export async function exportMergedGguf(
   settings: MergeSettings,
 ): Promise<WrittenSlice> {
   const { rank, manifest } = slice;
-  await using files = await openModelFiles(settings.model ?? rememberedBase(manifest.base));
+  await using files = await openModelFiles(settings.model ?? rememberedBase(manifest.base), settings);
   await checkBase(slice, files, settings.forceBase ?? false);
   await using backend = await openDevice(settings);
   const { checkpoint, config } = files;

@@ -9,11 +9,12 @@ import { writeCheckpoint } from "../formats/write-checkpoint.ts";
 import { type LinearUpdate, type MergedCheckpoint, mergedCheckpoint } from "../quant/merged-checkpoint.ts";
 import { quantizeCheckpoint } from "../quant/quantize-checkpoint.ts";
 import { dtypeRules, type MergeError, type Slice, type SliceSettings, type WrittenSlice } from "./export-slice.ts";
+import type { DownloadSettings } from "./locate-model.ts";
 import { rememberedBase } from "./open-adapter.ts";
 import { type DeviceSettings, openDevice } from "./open-device.ts";
 import { type ModelFiles, openModelFiles } from "./open-model.ts";
 
-export interface MergeSettings extends SliceSettings, DeviceSettings {
+export interface MergeSettings extends SliceSettings, DeviceSettings, DownloadSettings {
   /** The base. Default: the hub id that the adapter remembers, or the bundled base. */
   readonly model?: string;
   /** Merge although the adapter was trained on another base. */
@@ -32,7 +33,7 @@ export interface MergeSettings extends SliceSettings, DeviceSettings {
 /** Throws ADAPTER_BASE_MISMATCH, ADAPTER_INVALID, and what opening the model and the device throws. */
 export async function exportMerged(slice: Slice, folder: NodeFolder, settings: MergeSettings): Promise<WrittenSlice> {
   const { rank, manifest } = slice;
-  await using files = await openModelFiles(settings.model ?? rememberedBase(manifest.base));
+  await using files = await openModelFiles(settings.model ?? rememberedBase(manifest.base), settings);
   await checkBase(slice, files, settings.forceBase ?? false);
   await using backend = await openDevice(settings);
   const { onto = "trained", requantize = "none" } = settings;

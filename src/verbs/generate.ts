@@ -132,7 +132,7 @@ interface Parts extends AsyncDisposable {
 
 async function openParts(settings: SpeakerSettings): Promise<Parts> {
   if (settings.adapter !== undefined) return openAdapter(settings);
-  await using files = await openModelFiles(settings.model);
+  await using files = await openModelFiles(settings.model, settings);
   const base = await openBase(files, settings);
   return { base, adapter: null, [Symbol.asyncDispose]: () => base[Symbol.asyncDispose]() };
 }

@@ -10,12 +10,15 @@ import { isGgufFile } from "../formats/locate-model.ts";
 import { openFile, openFolder } from "../formats/node-files.ts";
 import { openSafetensors } from "../formats/safetensors.ts";
 import type { ModelConfig } from "../model/config.ts";
+import type { DownloadSettings } from "./locate-model.ts";
 import { openModelFiles } from "./open-model.ts";
 import { throwProblems } from "./problems.ts";
 import { type DataNames, readData } from "./read-data.ts";
 import { columnProblems, type DataSettings, TRAIN_DEFAULTS } from "./train-options.ts";
 
-export interface InspectOptions extends Partial<Pick<DataSettings, "overlong" | "lossOn" | "skipBadRows" | "columns">> {
+export interface InspectOptions
+  extends DownloadSettings,
+    Partial<Pick<DataSettings, "overlong" | "lossOn" | "skipBadRows" | "columns">> {
   /** A model folder or GGUF file, an adapter folder or a safetensors file. */
   readonly path?: string;
   /** Data to show token by token, as `model` will see it. */
@@ -77,7 +80,7 @@ export async function inspect(options: InspectOptions): Promise<Inspection> {
   const info = await stat(path).catch(() => null);
   if (info?.isFile() && !(await isGgufFile(path))) return { kind: "safetensors", path, tensors: await tensorsOf(path) };
   if (info?.isDirectory() && (await isAdapter(path))) return inspectAdapter(path);
-  return inspectModel(path);
+  return inspectModel(path, options);
 }
 
 const isAdapter = async (path: string): Promise<boolean> => (await openFolder(path)).exists(MANIFEST);
@@ -98,8 +101,8 @@ async function inspectAdapter(path: string): Promise<Inspection> {
   return { kind: "adapter", path, manifest, expectedUpdates: updates };
 }
 
-async function inspectModel(path: string): Promise<Inspection> {
-  await using files = await openModelFiles(path);
+async function inspectModel(path: string, options: DownloadSettings): Promise<Inspection> {
+  await using files = await openModelFiles(path, options);
   const { checkpoint, config, located } = files;
   const { types } = checkpoint as Partial<GgufCheckpoint>;
   const tensors = checkpoint.tensorNames.map((name) => {
@@ -120,7 +123,7 @@ async function inspectData(options: InspectOptions, data: DataNames): Promise<In
         because: "the tokens of data are those of a model",
       },
     ]);
-  await using files = await openModelFiles(options.model!);
+  await using files = await openModelFiles(options.model!, options);
   const {
     overlong = "error",
     lossOn = "completion",

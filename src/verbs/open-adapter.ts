@@ -29,7 +29,7 @@ export interface OpenAdapter extends AsyncDisposable {
 export async function openAdapter(settings: AdapterSettings): Promise<OpenAdapter> {
   const stored = await readAdapter(await openFolder(settings.adapter));
   const { manifest, weights } = stored;
-  await using files = await openModelFiles(settings.model ?? rememberedBase(manifest.base));
+  await using files = await openModelFiles(settings.model ?? rememberedBase(manifest.base), settings);
   const base = await openBase(files, { baseFormat: manifest.base.format, ...settings });
   try {
     checkFits(stored, base.model.config, base.model.identity, settings.forceBase ?? false);

@@ -12,10 +12,10 @@ import type { BaseFormat } from "../ops/frozen-weight.ts";
 import { type GivenIdentity, heldFormat, type LoadProgress, loadBase } from "../quant/load-base.ts";
 import { readTokenizer } from "../tokenizer/read.ts";
 import { checkVocabulary, type Tokenizer } from "../tokenizer/tokenizer.ts";
-import { locateModel } from "./locate-model.ts";
+import { type DownloadSettings, locateModel } from "./locate-model.ts";
 import { type DeviceSettings, openDevice } from "./open-device.ts";
 
-export interface ModelSettings extends DeviceSettings {
+export interface ModelSettings extends DeviceSettings, DownloadSettings {
   /** A folder, a GGUF file, or a hub id (`owner/name` or `owner/name@revision`). */
   readonly model: string;
   /** Format in which the base is held. Default: nf4, or as stored if it is 4-bit already. */
@@ -35,8 +35,8 @@ export interface ModelFiles extends AsyncDisposable {
 }
 
 /** Throws FILE_NOT_FOUND, MODEL_CONFIG_INVALID, MODEL_UNSUPPORTED, SAFETENSORS_INVALID, GGUF_INVALID, TOKENIZER_INVALID, VOCABULARY_MISMATCH. */
-export async function openModelFiles(model: string): Promise<ModelFiles> {
-  const located = await locateModel(model);
+export async function openModelFiles(model: string, settings: DownloadSettings = {}): Promise<ModelFiles> {
+  const located = await locateModel(model, settings);
   const checkpoint = await openLocated(located);
   try {
     const config = parseModelConfig(checkpoint.configJson, `${checkpoint.name}/config.json`);

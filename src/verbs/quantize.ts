@@ -2,10 +2,11 @@
 
 import { createFolder } from "../formats/node-files.ts";
 import { quantizeCheckpoint } from "../quant/quantize-checkpoint.ts";
+import type { DownloadSettings } from "./locate-model.ts";
 import { type DeviceSettings, openDevice } from "./open-device.ts";
 import { openModelFiles } from "./open-model.ts";
 
-export interface QuantizeOptions extends DeviceSettings {
+export interface QuantizeOptions extends DeviceSettings, DownloadSettings {
   /** A folder, or a hub id. */
   readonly model: string;
   /** Folder to write. */
@@ -26,7 +27,7 @@ export interface Quantized {
 
 /** Throws FILE_EXISTS (the output is not empty), CONFIG_INVALID (quantised already), WRITE_FAILED, and what opening the model throws. */
 export async function quantize(options: QuantizeOptions): Promise<Quantized> {
-  await using files = await openModelFiles(options.model);
+  await using files = await openModelFiles(options.model, options);
   await using backend = await openDevice(options);
   const { checkpoint, config } = files;
   const { baseFormat: format, onProgress } = options;

@@ -78,7 +78,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   throwProblems("train", trainProblems(options));
   const began = performance.now();
   await using run = await openRunFolder(options.output, options.resume ?? false);
-  await using files = await openModelFiles(options.model);
+  await using files = await openModelFiles(options.model, options);
   const settings = withDefaults(options);
   const loading = { ...dataOptions(options), seq: settings.seq };
   const data = await readTrainingData(

@@ -36,7 +36,13 @@ better small ranks than cutting a LoRA that was trained at one; this is for a Lo
   ],
   async run(values, context) {
     const { model, output, ...rest } = values;
-    const result = await compress({ ...rest, adapter: context.argument!, model: model!, output: output! });
+    const result = await compress({
+      ...rest,
+      onDownload: context.onDownload,
+      adapter: context.argument!,
+      model: model!,
+      output: output!,
+    });
     context.say(curve(result, context));
     context.say(`\nadapter  ${result.output}`);
     return result;

@@ -17,7 +17,12 @@ exactly what an adapter was trained on. Vectors are f32, matrices f16 unless --d
   ],
   async run(values, context) {
     const { output, ...rest } = values;
-    const result = await convert({ ...rest, model: context.argument!, output: output! });
+    const result = await convert({
+      ...rest,
+      onDownload: context.onDownload,
+      model: context.argument!,
+      output: output!,
+    });
     const off = `${(100 * result.error.relative).toFixed(4)} %`;
     context.say(`${result.output}: ${showBytes(result.bytes)}; its linears are off by ${off} for being rounded`);
     return result;

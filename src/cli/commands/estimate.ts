@@ -23,7 +23,7 @@ without, the largest that --batch and --seq allow.`,
   ],
   async run(values, context) {
     const { model, ...rest } = trainValues(values);
-    const result = await estimate({ ...rest, model: model! });
+    const result = await estimate({ ...rest, onDownload: context.onDownload, model: model! });
     const rows: [string, number][] = [
       ["base, frozen", result.baseBytes],
       ["adapter, gradients, moments", result.adapterBytes],

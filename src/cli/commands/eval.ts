@@ -34,6 +34,7 @@ samples. The base alone is measured beside it. Every rank from 1 to R can be ask
     const metric = values.metric === undefined || values.metric === "none" ? null : values.metric;
     const { data, ...rest } = values;
     const report = await evaluate({
+      onDownload: context.onDownload,
       ...rest,
       adapter: context.argument!,
       data: data!,

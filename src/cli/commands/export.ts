@@ -45,7 +45,12 @@ rank-B of OUTPUT.`,
   ],
   async run(values, context) {
     const { output, ...rest } = values;
-    const exported = await exportAdapter({ ...rest, adapter: context.argument!, output: output! });
+    const exported = await exportAdapter({
+      ...rest,
+      onDownload: context.onDownload,
+      adapter: context.argument!,
+      output: output!,
+    });
     for (const { rank, output: folder, bytes, error } of exported.ranks) {
       context.say(`rank ${rank} written to ${folder} (${showBytes(bytes)})`);
       if (error) context.say(errorLine(error));

@@ -18,7 +18,11 @@ and with how often each of its rows was expected to be trained.`,
     { line: "inspect ./llama/model.safetensors", says: "names, dtypes and shapes" },
   ],
   async run(values, context) {
-    const found = await inspect({ ...values, ...(context.argument === undefined ? {} : { path: context.argument }) });
+    const found = await inspect({
+      ...values,
+      onDownload: context.onDownload,
+      ...(context.argument === undefined ? {} : { path: context.argument }),
+    });
     context.say(textOf(found, context));
     return found;
   },

@@ -21,6 +21,7 @@ loaded.`,
         { key: "baseFormat", path: "--base-format", got: baseFormat, expected: "nf4 or fp4" },
       ]);
     const result = await quantize({
+      onDownload: context.onDownload,
       ...rest,
       ...(baseFormat === "fp4" ? { baseFormat } : {}),
       model: context.argument!,

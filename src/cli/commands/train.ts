@@ -54,6 +54,7 @@ Ctrl-C stops at the next step with a checkpoint; --resume goes on to the same bi
       data: data!,
       output: output!,
       signal: interruption.signal,
+      onDownload: context.onDownload,
       onLoad: (load) => progress.onLoad(load),
       onEvent: (event) => progress.onEvent(event),
       onScore: (score) => progress.line(scoreLine(score, metric)),
