@@ -20,7 +20,10 @@ export interface PeftScale {
   readonly useRslora: boolean;
 }
 
-/** The settings with which PEFT (and llama.cpp, but for rslora) computes exactly s(b) of our rule at rank b. */
+/**
+ * The settings with which PEFT and what reads its folders compute s(b) of our rule at rank b. alpha/√b is written as a plain
+ * alpha, α·√b / b, since not every reader knows rslora.
+ */
 export function peftScale(
   rule: "alpha/b" | "alpha/R" | "alpha/sqrt(b)" | "one",
   { alpha, rankMax, rank }: { readonly alpha: number; readonly rankMax: number; readonly rank: number },
@@ -31,7 +34,7 @@ export function peftScale(
     case "alpha/R":
       return { rank, loraAlpha: (alpha * rank) / rankMax, useRslora: false };
     case "alpha/sqrt(b)":
-      return { rank, loraAlpha: alpha, useRslora: true };
+      return { rank, loraAlpha: alpha * Math.sqrt(rank), useRslora: false };
     case "one":
       return { rank, loraAlpha: rank, useRslora: false };
   }
