@@ -15,14 +15,19 @@ QDL_INLINE double secondsNow() {
 
 template <class C>
 static __attribute__((noinline)) float registerLoop(int64_t rounds) {
-  constexpr int ROWS = 4;
+  constexpr int ROWS = TILE_ROWS;
   alignas(64) uint32_t panel[TILE_COLS * C::STEP / C::PAIR] = {};
   typename C::E left[ROWS * C::STEP] = {};
+  const typename C::E* leftAt = left;
+  const uint32_t* panelAt = panel;
   vf sums[ROWS][TILE_VECTORS] = {};
   for (int64_t round = 0; round < rounds; round++) {
-    asm volatile("" ::: "memory");
-    step<ROWS, TILE_VECTORS>(C{}, sums, left, C::STEP, panel);
-    for (int again = 0; again < 7; again++) step<ROWS, TILE_VECTORS>(C{}, sums, left, C::STEP, panel);
+#pragma GCC unroll 8
+    for (int again = 0; again < 8; again++) {
+      // For all the compiler knows these move: operands that it kept in registers would push sums out of them.
+      asm volatile("" : "+r"(leftAt), "+r"(panelAt));
+      step<ROWS, TILE_VECTORS>(C{}, sums, leftAt, C::STEP, panelAt);
+    }
   }
   float total = 0;
   for (auto& row : sums)
@@ -36,7 +41,7 @@ static double peak(Context& context, DType dtype, double seconds) {
   withCompute(dtype, [&](auto compute) {
     typedef decltype(compute) C;
     constexpr int64_t ROUNDS = 20000;
-    constexpr double FLOPS = 2.0 * 4 * TILE_COLS * C::STEP * 8 * ROUNDS;
+    constexpr double FLOPS = 2.0 * TILE_ROWS * TILE_COLS * C::STEP * 8 * ROUNDS;
     auto item = [&](int64_t, int) {
       volatile float sink = registerLoop<C>(ROUNDS);
       (void)sink;
