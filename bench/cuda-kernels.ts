@@ -48,7 +48,7 @@ async function measureAll(device: CudaBackend): Promise<void> {
     ["cast", () => ({ x: f32(TOKENS, HIDDEN), y: wide() })],
     ["add", () => ({ a: wide(), b: wide(), y: wide() })],
     ["sumSquares", () => ({ xs: [f32(TOKENS, HIDDEN)], sum: f32(1, 1) })],
-    ["embed", () => ({ table: bf16(32_000, HIDDEN), tokens: i32(TOKENS, 1), y: wide() })],
+    ["embed", () => ({ table: bf16(32_000, HIDDEN), tokens: i32(TOKENS, 1), y: wide(), scale: 1 })],
     [
       "dropout",
       () => ({ x: wide(), rows: i32(TOKENS, 2), y: wide(), p: 0.1, seed: 1, stream: "layers.0.q_proj", step: 1 }),

@@ -282,6 +282,7 @@ function loss(): void {
       tokenWeights: numbers("f32", TOKENS, 1),
       loss: numbers("f32", TOKENS, 1),
       dx: numbers("bf16", TOKENS, HIDDEN),
+      softCap: null,
     };
     backend.write(
       args.targets.buffer as never,

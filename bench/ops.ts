@@ -100,6 +100,7 @@ function losses(): void {
           tokenWeights: m.floats(1500, 1, "f32"),
           loss: m.empty("f32", 1500, 1),
           dx: gradient ? m.empty(m.dtype, 1500, 256) : null,
+          softCap: null,
         }),
       );
 }

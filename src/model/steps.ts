@@ -130,7 +130,7 @@ export function decodingList(
   const logits = new Value("logits", "Q", config.vocabulary, "f32");
   const calls = [
     ...sections.flatMap((section) => section.calls),
-    call("embed", { table: last, tokens: inputs.picks, y: picked }),
+    call("embed", { table: last, tokens: inputs.picks, y: picked, scale: 1 }),
     normCall(model, picked, model.finalNorm, features),
     call("matmul", { x: features, weight: model.head, y: logits }),
   ];
@@ -162,7 +162,7 @@ function forwardSections(
   const first: Section = {
     name: "embedding",
     calls: [
-      call("embed", { table: model.embedding, tokens: inputs.tokens, y: embedded }),
+      call("embed", { table: model.embedding, tokens: inputs.tokens, y: embedded, scale: 1 }),
       ...cosSin.map((table, i) =>
         call("ropeTable", { positions: inputs.positions, frequencies: inputs.frequencies[i]!, cosSin: table }),
       ),
@@ -206,7 +206,15 @@ function lossSection(model: FrozenModel, last: Value, inputs: BatchInputs, train
     name: "loss",
     calls: [
       normCall(model, last, model.finalNorm, features),
-      call("linearCrossEntropy", { x: features, weight: model.head, targets, tokenWeights, loss, dx: gradient }),
+      call("linearCrossEntropy", {
+        x: features,
+        weight: model.head,
+        targets,
+        tokenWeights,
+        loss,
+        dx: gradient,
+        softCap: null,
+      }),
     ],
   };
   return { section, features, gradient, loss };

@@ -1,6 +1,7 @@
 // Head and loss in one, in chunks of rows, so that the [N, V] logits never exist (as in arXiv 2410.10989).
-//   z = x·weightᵀ;  loss_n = log Σ_v e^{z_nv} − z_n,target   (stable: the row maximum is subtracted);
-//   dx_n = tokenWeight_n · Σ_v (softmax(z_n)_v − [v = target]) · weight_v   if dx is given.
+//   z = x·weightᵀ, or softCap·tanh(x·weightᵀ/softCap);  loss_n = log Σ_v e^{z_nv} − z_n,target   (stable: the row maximum is subtracted);
+//   dx_n = tokenWeight_n · Σ_v (softmax(z_n)_v − [v = target]) · slope_v · weight_v   if dx is given;
+//   slope_v = 1, with a soft cap 1 − (z_v/softCap)².
 // Rows whose target is −1 are not supervised: loss 0, dx 0. The gradient is taken in the forward, so its factor
 // (tokenWeight: 1/supervised tokens of the whole optimizer step) must be known then. `loss` is not weighted.
 // The weight is used as it is stored, whatever the dtype of x. Softmax and loss are in f32.
@@ -9,7 +10,7 @@
 import type { DType } from "../tensor/dtype.ts";
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import { rowSlice, type Tensor } from "../tensor/tensor.ts";
-import { bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
+import { broken, bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
 import { times, timesTransposed } from "./products.ts";
 
 export interface LinearCrossEntropyArgs {
@@ -25,6 +26,8 @@ export interface LinearCrossEntropyArgs {
   readonly loss: Tensor;
   /** [N, C] or null for evaluation */
   readonly dx: Tensor | null;
+  /** No logit is larger than this (arXiv 2408.00118 §2); null: logits as they are. */
+  readonly softCap: number | null;
 }
 
 export const linearCrossEntropy: Op<LinearCrossEntropyArgs> = {
@@ -37,7 +40,11 @@ export const linearCrossEntropy: Op<LinearCrossEntropyArgs> = {
     loss: { access: "out", dims: ["N", "1"], dtypes: ["f64", "f32"] },
     dx: { access: "out", dims: ["N", "C"], dtypes: ["f64", "f32", "bf16"], optional: true },
   },
-  reference({ x, weight, targets, tokenWeights, loss, dx }) {
+  validate({ softCap }) {
+    if (softCap !== null && !(Number.isFinite(softCap) && softCap > 0))
+      throw broken(linearCrossEntropy, "softCap", "null or a finite number > 0", softCap);
+  },
+  reference({ x, weight, targets, tokenWeights, loss, dx, softCap }) {
     const input = readMatrix(x);
     const head = readMatrix(weight);
     const wanted = readMatrix(targets);
@@ -48,13 +55,15 @@ export const linearCrossEntropy: Op<LinearCrossEntropyArgs> = {
       const target = wanted[n]!;
       if (target < 0) continue;
       const row = input.subarray(n * x.cols, (n + 1) * x.cols);
-      const logits = timesTransposed(row, head, 1, weight.rows, x.cols);
+      const products = timesTransposed(row, head, 1, weight.rows, x.cols);
+      const logits = softCap === null ? products : products.map((z) => softCap * Math.tanh(z / softCap));
       const largest = logits.reduce((a, b) => Math.max(a, b));
       const sum = logits.reduce((total, z) => total + Math.exp(z - largest), 0);
       losses[n] = largest + Math.log(sum) - logits[target]!;
       if (!dx) continue;
-      // dz = tokenWeight·(softmax(z) − onehot(target)), then dx = dz·weight.
-      const dz = logits.map((z, v) => factors[n]! * (Math.exp(z - largest) / sum - (v === target ? 1 : 0)));
+      // dz = tokenWeight·(softmax(z) − onehot(target))·slope, then dx = dz·weight.
+      const slope = (z: number) => (softCap === null ? 1 : 1 - (z / softCap) ** 2);
+      const dz = logits.map((z, v) => factors[n]! * slope(z) * (Math.exp(z - largest) / sum - (v === target ? 1 : 0)));
       gradient.set(times(dz, head, 1, weight.rows, x.cols), n * x.cols);
     }
     writeMatrix(loss, losses);
@@ -91,9 +100,20 @@ export const linearCrossEntropy: Op<LinearCrossEntropyArgs> = {
     },
     { name: "bf16 weight", dtypes: FLOATS, make: (m) => sampleCall(m, { n: 9, c: 67, v: 130, weightDtype: "bf16" }) },
     { name: "f32 weight", dtypes: FLOATS, make: (m) => sampleCall(m, { n: 9, c: 67, v: 130, weightDtype: "f32" }) },
+    {
+      name: "soft-capped logits",
+      dtypes: FLOATS,
+      make: (m) => ({ ...sampleCall(m, { n: 19, c: 65, v: 257, spread: 4 }), softCap: 3 }),
+    },
+    {
+      name: "soft-capped logits, no dx",
+      dtypes: FLOATS,
+      make: (m) => ({ ...sampleCall(m, { n: 7, c: 33, v: 130, spread: 20 }), softCap: 30, dx: null }),
+    },
     { name: "large", dtypes: ["f32", "bf16"], make: (m) => sampleCall(m, { n: 131, c: 64, v: 2051 }) },
   ],
   badSamples: [
+    { name: "a soft cap of 0", make: (m) => ({ ...sampleCall(m, { n: 2, c: 3, v: 5 }), softCap: 0 }) },
     {
       name: "a weight of another width",
       make: (m) => ({ ...sampleCall(m, { n: 2, c: 3, v: 5 }), weight: m.normal(m.dtype, 5, 4) }),
@@ -123,6 +143,7 @@ export const linearCrossEntropy: Op<LinearCrossEntropyArgs> = {
     tokenWeights: rowSlice(args.tokenWeights, from, to),
     loss: rowSlice(args.loss, from, to),
     dx: args.dx && rowSlice(args.dx, from, to),
+    softCap: args.softCap,
   }),
 };
 
@@ -151,5 +172,6 @@ function sampleCall(
     tokenWeights: m.normal(statistics, n, 1, 0.1),
     loss: m.output("out", statistics, n, 1),
     dx: m.output("out", m.dtype, n, c),
+    softCap: null,
   };
 }

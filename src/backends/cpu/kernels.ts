@@ -55,7 +55,7 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
       (w, { xs, sum }) => w.list(xs).tensor(sum).number(SUM_STRETCH),
       ({ xs }) => xs.reduce((bytes, x) => bytes + Math.ceil((x.rows * x.cols) / SUM_STRETCH) * 8, ALIGNMENT),
     ),
-    embed: kernel("embed", (w, { table, tokens, y }) => w.tensors(table, tokens, y)),
+    embed: kernel("embed", (w, { table, tokens, y, scale }) => w.tensors(table, tokens, y).number(scale)),
     dropout: kernel("dropout", (w, { x, rows, y, p, seed, ...place }) => {
       w.tensors(x, rows, y)
         .number(dropThreshold(p))
@@ -120,8 +120,11 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
     ),
     linearCrossEntropy: kernel(
       "linearCrossEntropy",
-      (w, { x, weight, targets, tokenWeights, loss, dx }) =>
-        w.tensors(x, weight, targets, tokenWeights, loss, dx).number(chunkRows(x, weight)),
+      (w, { x, weight, targets, tokenWeights, loss, dx, softCap }) =>
+        w
+          .tensors(x, weight, targets, tokenWeights, loss, dx)
+          .number(chunkRows(x, weight))
+          .number(softCap ?? 0),
       ({ x, weight, dx }) => lossBytes(x, weight, dx !== null, operandBytes(x, weight)),
     ),
     quantize4bit: kernel("quantize4bit", (w, { w: weight, codes, absmax, format }) =>

@@ -9,7 +9,7 @@ import { widthFor } from "./walk.ts";
 
 export function gatherKernels(device: CudaDevice) {
   return {
-    embed: prepared(device, "embed", ({ table, tokens, y }) => {
+    embed: prepared(device, "embed", ({ table, tokens, y, scale }) => {
       const width = widthFor(y.cols, [table, y]);
       const grid = { rows: y.rows, packs: y.cols / width };
       const kernel = device.function("embed.cu", "embed", {
@@ -18,7 +18,13 @@ export function gatherKernels(device: CudaDevice) {
         WIDTH: width,
       });
       const args = kernelArguments().tensors(table).longs(table.stride).integers(table.rows);
-      args.tensors(tokens).longs(tokens.stride).tensors(y).longs(y.stride).integers(grid.rows, grid.packs);
+      args
+        .tensors(tokens)
+        .longs(tokens.stride)
+        .tensors(y)
+        .longs(y.stride)
+        .integers(grid.rows, grid.packs)
+        .floats(scale);
       return device.launch(kernel, [blocksOf(grid)], THREADS, args);
     }),
     kvAppend: prepared(device, "kvAppend", ({ x, rows, cache }) => {

@@ -76,10 +76,19 @@ function softmax(
   const kernel = device.function("linear-cross-entropy.cu", "linear_cross_entropy", {
     TYPE: dtype === "bf16" ? "bf16" : "float",
     GRADIENT: args.dx ? 1 : 0,
+    CAPPED: args.softCap === null ? 0 : 1,
   });
   const block = kernelArguments().tensors(logits).longs(logits.stride).integers(logits.cols);
   block.tensors(targets).longs(targets.stride).tensors(tokenWeights).longs(tokenWeights.stride);
-  return device.launch(kernel, [logits.rows], LOSS_THREADS, block.tensors(loss).longs(loss.stride));
+  return device.launch(
+    kernel,
+    [logits.rows],
+    LOSS_THREADS,
+    block
+      .tensors(loss)
+      .longs(loss.stride)
+      .floats(args.softCap ?? 0),
+  );
 }
 
 /** dX of a chunk from the gradients that lie in its logits' place. */

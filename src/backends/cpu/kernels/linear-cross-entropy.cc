@@ -17,7 +17,14 @@ struct Chunk {
   float* totals;     // [rows, parts]
   float* wanted;     // [rows]: the target's logit
   const int32_t* picked;
+  float cap;  // of the logits; 0: none
 };
+
+/** ∂z/∂(x·w) of capped logits z. */
+QDL_INLINE vf capSlope(vf z, float cap) {
+  const vf share = z * splat(1 / cap);
+  return splat(1) - share * share;
+}
 
 /** Ends a row of a strip of logits. Every strip is one part, whatever the width of a register tile. */
 template <class E>
@@ -30,10 +37,11 @@ struct SoftmaxPart {
   QDL_INLINE_MEMBER void operator()(int64_t row, const float* logits) const {
     const int64_t part = row * parts + strip.col / TILE_COLS;
     const int64_t target = *at<int32_t>(targets, chunk.picked[row]) - strip.col;
-    if (target >= 0 && target < strip.cols) chunk.wanted[row] = logits[target];
     vf z[TILE_VECTORS], best = splat(-INFINITY), total = {};
     for (int j = 0; j < strip.vectors; j++) {
       z[j] = load<vf>(logits + j * LANES);
+      if (chunk.cap != 0) z[j] = splat(chunk.cap) * hyperbolicTangent(z[j] * splat(1 / chunk.cap));
+      if (target >= j * LANES && target < least(strip.cols, (j + 1) * LANES)) chunk.wanted[row] = z[j][target - j * LANES];
       if (strip.cols < (j + 1) * LANES) z[j] = below(strip.cols - j * LANES, z[j], splat(-INFINITY));
       best = maximum(z[j], best);
     }
@@ -42,7 +50,7 @@ struct SoftmaxPart {
     for (int j = 0; j < strip.vectors; j++) {
       const vf value = exponential(z[j] - splat(largest));
       total += value;
-      store(e + j * LANES, value);
+      store(e + j * LANES, chunk.cap == 0 ? value : value * capSlope(below(strip.cols - j * LANES, z[j], vf{}), chunk.cap));
     }
     chunk.largest[part] = largest;
     chunk.totals[part] = sum(total);
@@ -70,26 +78,30 @@ static void finishLoss(const Chunk<E>& chunk, int64_t row, int64_t parts, int64_
   loss = static_cast<float>(std::log(total) + (static_cast<double>(best) - chunk.wanted[row]));
   if (!chunk.weighted.data) return;
   const float share = static_cast<float>(factor / total);
+  // e is multiplied by the slope of its logit already.
+  const float pull = chunk.cap == 0 ? factor : factor * capSlope(splat(chunk.wanted[row]), chunk.cap)[0];
   for (int64_t part = 0; part < parts; part++) {
     const int64_t col = part * TILE_COLS, n = least(TILE_COLS, chunk.weighted.cols - col);
     float buffer[TILE_COLS] = {};
     const float* e = read(chunk.weighted, row, col, n, buffer);
     float* out = target(chunk.weighted, row, col, buffer);
     for (int64_t j = 0; j < n; j++) out[j] = e[j] * (share * largest[part]);
-    if (label >= col && label < col + n) out[label - col] -= factor;
+    if (label >= col && label < col + n) out[label - col] -= pull;
     commit(chunk.weighted, row, col, n, out);
   }
 }
 
 template <class C>
 static void crossEntropy(Context& context, const Tensor& x, const Tensor& weight, const Tensor& targets,
-                         const Tensor& tokenWeights, const Tensor& loss, const Tensor& dx, int64_t rows, uint8_t* scratch) {
+                         const Tensor& tokenWeights, const Tensor& loss, const Tensor& dx, int64_t rows, float cap,
+                         uint8_t* scratch) {
   typedef typename C::E E;
   const DType dtype = sizeof(E) == 2 ? BF16 : F32;
   const int64_t vocabulary = weight.rows, width = x.cols, parts = ceilDiv(vocabulary, TILE_COLS);
   const int64_t pitch = roundUp(vocabulary, 16), pitchX = roundUp(width, 16);
   // The scratch, in the order and sizes of kernels.ts.
   Chunk<E> chunk;
+  chunk.cap = cap;
   auto take = [&](int64_t bytes) {
     uint8_t* piece = scratch;
     scratch += roundUp(bytes, 64);
@@ -156,8 +168,9 @@ static void linearCrossEntropy(Context& context, const double* words, uint8_t* s
   const Tensor x = args.tensor(), weight = args.tensor(), targets = args.tensor(), tokenWeights = args.tensor();
   const Tensor loss = args.tensor(), dx = args.tensor();
   const int64_t rows = args.integer();  // of a chunk, as the scratch was sized
+  const float cap = static_cast<float>(args.number());
   withCompute(commonDtype(x, weight), [&](auto compute) {
-    crossEntropy<decltype(compute)>(context, x, weight, targets, tokenWeights, loss, dx, rows, scratch);
+    crossEntropy<decltype(compute)>(context, x, weight, targets, tokenWeights, loss, dx, rows, cap, scratch);
   });
 }
 
