@@ -2,8 +2,8 @@
 // reach on this device in the same run.
 
 import { scaleAt } from "../adapter/config.ts";
-import { initialWeights } from "../adapter/initial-weights.ts";
 import type { OptimizerState } from "../adapter/moments.ts";
+import type { Adapter } from "../adapter/parameters.ts";
 import { drawRank } from "../adapter/rank-draw.ts";
 import type { Backend } from "../backends/backend.ts";
 import { uniformRange } from "../model/loss-program.ts";
@@ -11,6 +11,7 @@ import { countLevels } from "../model/memory-plan.ts";
 import type { ShapeName } from "../model/named-shapes.ts";
 import type { KeepLevel } from "../model/steps.ts";
 import { trainingFlops } from "../model/useful-flops.ts";
+import { randomStream } from "../random/philox.ts";
 import { RowWindowedAdamW } from "../train/optimizer.ts";
 import { TrainingSession } from "../train/session.ts";
 import {
@@ -76,7 +77,7 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
     const rows = settings.batch * settings.seq;
     const shape = { N: rows, S: settings.batch, Q: 0 };
     using session = new TrainingSession(backend, model, config, { training: shape, scoring: { N: 1, S: 1, Q: 0 } });
-    session.adapter.load(initialWeights(model.config, config.adapter, 1));
+    fillAdapter(session.adapter);
     using optimizer = new RowWindowedAdamW(backend, session.adapter, config.optimizer);
     const batch = fullBatch(settings.batch, settings.seq, model.config.vocabulary);
     const step = async (rank: number): Promise<void> => {
@@ -121,6 +122,18 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
     };
   } finally {
     model.dispose();
+  }
+}
+
+/** Small random values, repeated: drawing hundreds of millions anew would take longer than the steps. */
+function fillAdapter(adapter: Adapter): void {
+  const stream = randomStream(1, "bench adapter");
+  const pattern = Float32Array.from({ length: 1 << 18 }, (_, i) => 0.01 * stream.normal(i));
+  for (const tensor of adapter.tensors) {
+    const values = new Float32Array(tensor.master.rows * tensor.cols);
+    for (let at = 0; at < values.length; at += pattern.length)
+      values.set(pattern.subarray(0, Math.min(pattern.length, values.length - at)), at);
+    adapter.setWeights(tensor, values);
   }
 }
 
