@@ -1,0 +1,173 @@
+// attention_cached: attention of new queries over a key/value cache (src/ops/attention-cached.ts). A decoding step reads the cache
+// once: the query heads of a group are the rows of one tile and share its keys and values, and the keys are split over blocks, whose
+// partial results a second launch combines in order (flash-decoding).
+
+#include "attention-rows.cuh"
+#if PATH == SIMPLE
+#include "attention-simple.cuh"
+#else
+#include "attention-mma.cuh"
+#endif
+
+/** Which rows of the cache a query sees, and how far back. */
+struct Sequences {
+  const int *slots, *lengths;
+  i64 stride_slots, stride_lengths;
+  i64 window;
+
+  INLINE int slot(int query) const { return slots[query * stride_slots]; }
+  INLINE int length(int query) const { return lengths[query * stride_lengths]; }
+  INLINE int begin(int query) const { return slot(query) + most(0, length(query) - (int)window); }
+  INLINE int end(int query) const { return slot(query) + length(query); }
+};
+
+#if PATH == SIMPLE
+
+#define WARPS 4
+
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+attention_cached(const TYPE *q, i64 stride_q, const TYPE *k, i64 stride_k, const TYPE *v, i64 stride_v, Sequences sequences,
+                TYPE *o, i64 stride_o, int heads, int share, float scale, float soft_cap) {
+  __shared__ float queries[WARPS][HEAD_DIM];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.y * WARPS + warp, row = blockIdx.x;
+  if (head >= heads) return;
+  stage_row(queries[warp], q + row * stride_q + head * HEAD_DIM, lane);
+  __syncwarp();
+  const int group = head / share * HEAD_DIM;
+  attend_row(queries[warp], k + group, stride_k, v + group, stride_v, sequences.begin(row), sequences.end(row) - 1, scale, soft_cap,
+            o + row * stride_o + head * HEAD_DIM, lane);
+}
+
+#else  // MMA
+
+#define WARPS (PADDED_DIM > 128 ? 2 : 4)
+#define KEYS 16  // of a warp's stage: every warp loads and multiplies keys of its own, without a barrier
+#define STAGES 2
+#define HEADS 16
+
+/** Partial results of the `count` splits: weighted sums [queries, heads, count, HEAD_DIM], and for each its largest score in log2 and sum of weights. */
+struct Splits {
+  float *sums;
+  float2 *totals;
+  i64 count;
+};
+
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+attention_cached(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u16 *v, i64 stride_v, Sequences sequences, u16 *o, i64 stride_o,
+                Splits splits, int heads, int share, float scale, float soft_cap) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ float2 totals[WARPS][HEADS];
+  constexpr int STAGE = 2 * KEYS * PITCH;
+  const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
+  const int tiles_of_group = (share + HEADS - 1) / HEADS, group = blockIdx.y / tiles_of_group, count_of_splits = (int)splits.count;
+  const int query = blockIdx.x / count_of_splits, split = blockIdx.x % count_of_splits;
+  const int head0 = group * share + blockIdx.y % tiles_of_group * HEADS, count = least(HEADS, (group + 1) * share - head0);
+  const Scoring scoring(scale, soft_cap);
+  const u32 query_tile = shared_address(shared), stages = query_tile + HEADS * PITCH + warp * STAGES * STAGE;
+
+  // This block's keys, in whole rounds of all its warps.
+  constexpr int ROUND = WARPS * KEYS;
+  const int begin = sequences.begin(query), end = sequences.end(query), per_split = ((end - begin + ROUND - 1) / ROUND + count_of_splits - 1) / count_of_splits * ROUND;
+  const int from = begin + split * per_split, to = least(end, from + per_split);
+  const u16 *keys = k + group * HEAD_DIM, *values = v + group * HEAD_DIM;
+  const auto load = [&](int round) {
+    const int key = from + round * ROUND + warp * KEYS;
+    const u32 stage = stages + round % STAGES * STAGE;
+    if (key < to) {
+      load_tile<KEYS, 32>(stage, keys, stride_k, key, to, lane);
+      load_tile<KEYS, 32>(stage + KEYS * PITCH, values, stride_v, key, to, lane);
+    }
+    commit_copies();
+  };
+
+  load_tile<HEADS, WARPS * 32>(query_tile, q + query * stride_q + head0 * HEAD_DIM, HEAD_DIM, 0, count, thread);
+  commit_copies();
+#pragma unroll
+  for (int i = 0; i < STAGES - 1; i++) load(i);
+  await_copies<STAGES - 1>();
+  __syncthreads();
+
+  float sums[PADDED_DIM / 2] = {};
+  Softmax softmax;
+  for (int round = 0; from + round * ROUND + warp * KEYS < to; round++) {
+    load(round + STAGES - 1);
+    await_copies<STAGES - 1>();
+    __syncwarp();
+    const int key = from + round * ROUND + warp * KEYS;
+    const u32 stage = stages + round % STAGES * STAGE;
+    float scores[KEYS / 2], rescale[2];
+    score_tile(scores, query_tile, stage);
+    const int low[2] = {from, from}, high[2] = {to - 1, to - 1};
+    if (key + KEYS > to) mask_tile(scores, key + tile_column(), low, high);
+    softmax.step(scores, scoring, rescale);
+#pragma unroll
+    for (int i = 0; i < PADDED_DIM / 2; i++) sums[i] *= rescale[(i >> 1) & 1];
+    u32 weights[KEYS / 4];
+    pack_tile(scores, weights);
+    add_product(sums, weights, stage + KEYS * PITCH);
+    __syncwarp();
+  }
+
+  // The warps' sums into the memory of their stages, then together in the order of the warps.
+  await_copies<0>();
+  __syncthreads();
+  float *warp_sums = (float *)shared;
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    const float total = quad_sum(softmax.sum[row]);
+#if SOFT_CAP
+    const float largest = softmax.largest[row];
+#else
+    const float largest = softmax.largest[row] * scoring.to_log2;
+#endif
+    if (lane % 4 == 0) totals[warp][tile_row() + 8 * row] = make_float2(largest, total);
+  }
+#pragma unroll
+  for (int i = 0; i < PADDED_DIM / 4; i++)
+    *(float2 *)(warp_sums + (warp * HEADS + tile_row() + 8 * (i & 1)) * PADDED_DIM + (i >> 1) * 8 + tile_column()) = make_float2(sums[2 * i], sums[2 * i + 1]);
+  __syncthreads();
+  for (int i = thread; i < count * (HEAD_DIM / 2); i += WARPS * 32) {
+    const int head = i / (HEAD_DIM / 2), d = i % (HEAD_DIM / 2) * 2;
+    float largest = NEGATIVE_INFINITY, total = 0;
+    for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, totals[w][head].x);
+    float2 sum = make_float2(0, 0);
+    for (int w = 0; w < WARPS; w++) {
+      if (totals[w][head].y == 0) continue;
+      const float factor = exp2_fast(totals[w][head].x - largest);
+      const float2 x = *(const float2 *)(warp_sums + (w * HEADS + head) * PADDED_DIM + d);
+      sum.x += factor * x.x;
+      sum.y += factor * x.y;
+      total += factor * totals[w][head].y;
+    }
+    if (count_of_splits == 1) {
+      *(u32 *)(o + query * stride_o + (head0 + head) * HEAD_DIM + d) = pack_bf16(sum.x / total, sum.y / total);
+    } else {
+      const i64 at = ((i64)query * heads + head0 + head) * count_of_splits + split;
+      *(float2 *)(splits.sums + at * HEAD_DIM + d) = sum;
+      if (d == 0) splits.totals[at] = make_float2(largest, total);
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+attention_cached_combine(Splits splits, u16 *o, i64 stride_o, int heads) {
+  const int query = blockIdx.x, head = blockIdx.y, count = (int)splits.count;
+  const i64 first = ((i64)query * heads + head) * count;
+  float largest = NEGATIVE_INFINITY;
+  for (int i = 0; i < count; i++) largest = fmaxf(largest, splits.totals[first + i].x);
+  for (int d = threadIdx.x * 2; d < HEAD_DIM; d += 256) {
+    float low = 0, high = 0, total = 0;
+    for (int i = 0; i < count; i++) {
+      const float2 of = splits.totals[first + i];
+      if (of.y == 0) continue;
+      const float factor = exp2_fast(of.x - largest);
+      const float2 x = *(const float2 *)(splits.sums + (first + i) * HEAD_DIM + d);
+      low += factor * x.x;
+      high += factor * x.y;
+      total += factor * of.y;
+    }
+    *(u32 *)(o + query * stride_o + head * HEAD_DIM + d) = pack_bf16(low / total, high / total);
+  }
+}
+
+#endif
