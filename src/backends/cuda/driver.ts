@@ -30,6 +30,8 @@ const PROTOTYPES = {
   moduleUnload: "int cuModuleUnload(uint64 module)",
   moduleGetFunction: "int cuModuleGetFunction(void *function, uint64 module, const char *name)",
   functionSetAttribute: "int cuFuncSetAttribute(uint64 function, int attribute, int value)",
+  tensorMapEncodeTiled:
+    "int cuTensorMapEncodeTiled(uint64 map, int type, uint rank, uint64 address, const void *dims, const void *strides, const void *box, const void *steps, int interleave, int swizzle, int promotion, int fill)",
   launchKernel:
     "int cuLaunchKernel(uint64 function, uint gx, uint gy, uint gz, uint bx, uint by, uint bz, uint sharedBytes, uint64 stream, uint64 parameters, uint64 extra)",
   streamCreate: "int cuStreamCreate(void *stream, uint flags)",

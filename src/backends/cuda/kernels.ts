@@ -1,7 +1,7 @@
 // The kernel table: every op of the contract, from the files that write its launches.
 
 import type { KernelTable } from "../backend.ts";
-import { unsupported } from "../base.ts";
+import { attentionKernels } from "./attention.ts";
 import type { CudaDevice } from "./device.ts";
 import { elementwiseKernels } from "./elementwise.ts";
 import { gatherKernels } from "./gather.ts";
@@ -22,8 +22,6 @@ export function kernelTable(device: CudaDevice): KernelTable {
     ...lossKernels(device),
     ...quantizationKernels(device),
     ...optimizerKernels(device),
-    attention: unsupported("not written yet"),
-    attentionBackward: unsupported("not written yet"),
-    attentionCached: unsupported("not written yet"),
+    ...attentionKernels(device),
   };
 }

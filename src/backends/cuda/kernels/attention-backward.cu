@@ -330,39 +330,22 @@ attention_query_gradient(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k,
 
 #define GROUPS 2
 #define STILL (64 * GROUPS)
-#ifndef QUERY_GROUPS
-#define QUERY_GROUPS 2
-#endif
-#define STILL_QUERIES (64 * QUERY_GROUPS)
-#ifndef MOVING_QUERIES
-#define MOVING_QUERIES 64
-#endif
-#ifndef MOVING_KEYS
-#define MOVING_KEYS (PADDED_DIM > 128 ? 64 : 96)
-#endif
-#define COLUMNS (PADDED_DIM > 128 ? 128 : PADDED_DIM)  // of d_k and d_v in one block
-// Two operands go past. The first is needed twice, for the scores and for the last product, so it gets more stages where memory is short.
-#ifndef KEY_STAGES
-#define KEY_STAGES 2
-#endif
-#ifndef QUERY_STAGES
-#define QUERY_STAGES (PADDED_DIM > 128 ? 2 : 3)
-#endif
-#define OTHER_STAGES(stages) (PADDED_DIM > 128 ? 1 : stages)
+#define COLUMNS (PADDED_DIM > 128 ? 128 : PADDED_DIM)  // of dK and dV in one block
+// Past go MOVING_QUERIES rows of q and dO, and MOVING_KEYS rows of k and v, each with its number of stages: given by the host. q and k are
+// needed twice, for the scores and for the last product, so they get more stages where memory is short.
 
 extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
 attention_key_gradient(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
                      Segments segments, const __grid_constant__ TensorMap dO, Statistics statistics, const __grid_constant__ TensorMap dk,
                      const __grid_constant__ TensorMap dv, float *part_sums, int heads_of_part, int rows, int heads, int share, float scale,
                      float soft_cap) {
-  constexpr int STAGES = QUERY_STAGES, GRADIENT_STAGES = OTHER_STAGES(QUERY_STAGES);
   extern __shared__ __align__(1024) unsigned char shared[];
-  __shared__ u64 barriers[1 + 2 * STAGES + 2 * GRADIENT_STAGES];
-  __shared__ __align__(16) float lse[STAGES][MOVING_QUERIES], delta[GRADIENT_STAGES][MOVING_QUERIES];
+  __shared__ u64 barriers[1 + 2 * QUERY_STAGES + 2 * GRADIENT_STAGES];
+  __shared__ __align__(16) float lse[QUERY_STAGES][MOVING_QUERIES], delta[GRADIENT_STAGES][MOVING_QUERIES];
   const u32 key_tile = aligned_shared(shared), value_tile = key_tile + tile_bytes(STILL), query_tiles = value_tile + tile_bytes(STILL);
-  const u32 gradient_tiles = query_tiles + STAGES * tile_bytes(MOVING_QUERIES);
-  const u32 still_full = shared_address(barriers), queries_full = still_full + 8, queries_empty = queries_full + 8 * STAGES;
-  const u32 gradients_full = queries_empty + 8 * STAGES, gradients_empty = gradients_full + 8 * GRADIENT_STAGES;
+  const u32 gradient_tiles = query_tiles + QUERY_STAGES * tile_bytes(MOVING_QUERIES);
+  const u32 still_full = shared_address(barriers), queries_full = still_full + 8, queries_empty = queries_full + 8 * QUERY_STAGES;
+  const u32 gradients_full = queries_empty + 8 * QUERY_STAGES, gradients_empty = gradients_full + 8 * GRADIENT_STAGES;
 
   const int groups = heads / share, group = blockIdx.x % groups, first = blockIdx.x / groups * STILL;  // the longest first
   const QueryRange<STILL, MOVING_QUERIES> range(segments, first);
@@ -371,7 +354,7 @@ attention_key_gradient(const __grid_constant__ TensorMap q, const __grid_constan
 
   if (threadIdx.x == 0) {
     init_barrier(still_full, 1);
-    for (int i = 0; i < STAGES; i++) init_barrier(queries_full + 8 * i, 1), init_barrier(queries_empty + 8 * i, GROUPS * 4);
+    for (int i = 0; i < QUERY_STAGES; i++) init_barrier(queries_full + 8 * i, 1), init_barrier(queries_empty + 8 * i, GROUPS * 4);
     for (int i = 0; i < GRADIENT_STAGES; i++) init_barrier(gradients_full + 8 * i, 1), init_barrier(gradients_empty + 8 * i, GROUPS * 4);
     fence_barriers();
   }
@@ -383,7 +366,7 @@ attention_key_gradient(const __grid_constant__ TensorMap q, const __grid_constan
       expect_bytes(still_full, 2 * tile_bytes(STILL));
       load_tiles<STILL, 64>(key_tile, k, still_full, group, first);
       load_tiles<STILL, 64>(value_tile, v, still_full, group, first);
-      Ring<STAGES> queries;
+      Ring<QUERY_STAGES> queries;
       Ring<GRADIENT_STAGES> gradients;
       for (int head = head_begin; head < head_end; head++)
         for (int block = range.begin; block < range.end; block++, queries.next(), gradients.next()) {
@@ -417,7 +400,7 @@ attention_key_gradient(const __grid_constant__ TensorMap q, const __grid_constan
     for (int i = 0; i < COLUMNS / 2; i++) key_sums[i] = value_sums[i] = 0;
     pin(key_sums);
     pin(value_sums);
-    Ring<STAGES> queries;
+    Ring<QUERY_STAGES> queries;
     Ring<GRADIENT_STAGES> gradients;
     int block = range.begin;
     // Open at the end of a step: nothing. What the tensor cores do meanwhile: d_p during the weights, d_v during the slopes.
@@ -471,40 +454,39 @@ attention_key_gradient(const __grid_constant__ TensorMap q, const __grid_constan
   }
 }
 
-extern "C" __global__ void __launch_bounds__(128 * (QUERY_GROUPS + 1), 1)
+extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
 attention_query_gradient(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
                        Segments segments, const __grid_constant__ TensorMap dO, Statistics statistics, const __grid_constant__ TensorMap dq,
                        int rows, int heads, int share, int heads_at_once, float scale, float soft_cap) {
-  constexpr int STAGES = KEY_STAGES, VALUE_STAGES = OTHER_STAGES(KEY_STAGES);
   extern __shared__ __align__(1024) unsigned char shared[];
-  __shared__ u64 barriers[1 + 2 * STAGES + 2 * VALUE_STAGES];
-  const u32 query_tile = aligned_shared(shared), gradient_tile = query_tile + tile_bytes(STILL_QUERIES), key_tiles = gradient_tile + tile_bytes(STILL_QUERIES);
-  const u32 value_tiles = key_tiles + STAGES * tile_bytes(MOVING_KEYS);
-  const u32 still_full = shared_address(barriers), keys_full = still_full + 8, keys_empty = keys_full + 8 * STAGES;
-  const u32 values_full = keys_empty + 8 * STAGES, values_empty = values_full + 8 * VALUE_STAGES;
+  __shared__ u64 barriers[1 + 2 * KEY_STAGES + 2 * VALUE_STAGES];
+  const u32 query_tile = aligned_shared(shared), gradient_tile = query_tile + tile_bytes(STILL), key_tiles = gradient_tile + tile_bytes(STILL);
+  const u32 value_tiles = key_tiles + KEY_STAGES * tile_bytes(MOVING_KEYS);
+  const u32 still_full = shared_address(barriers), keys_full = still_full + 8, keys_empty = keys_full + 8 * KEY_STAGES;
+  const u32 values_full = keys_empty + 8 * KEY_STAGES, values_empty = values_full + 8 * VALUE_STAGES;
 
-  const int tiles = (rows + STILL_QUERIES - 1) / STILL_QUERIES;
+  const int tiles = (rows + STILL - 1) / STILL;
   const TileOfHead at = tile_of_head(blockIdx.x, tiles, heads, heads_at_once);
-  const int head = at.head, first = (tiles - 1 - at.tile) * STILL_QUERIES;  // the longest first
-  const int last = least(first + STILL_QUERIES, rows) - 1, end = segments.end();
+  const int head = at.head, first = (tiles - 1 - at.tile) * STILL;  // the longest first
+  const int last = least(first + STILL, rows) - 1, end = segments.end();
   const int begin = segments.lowest_key(first) / MOVING_KEYS;
   const int blocks = first < end ? (least(last + 1, end) + MOVING_KEYS - 1) / MOVING_KEYS - begin : 0;
 
   if (threadIdx.x == 0) {
     init_barrier(still_full, 1);
-    for (int i = 0; i < STAGES; i++) init_barrier(keys_full + 8 * i, 1), init_barrier(keys_empty + 8 * i, QUERY_GROUPS * 4);
-    for (int i = 0; i < VALUE_STAGES; i++) init_barrier(values_full + 8 * i, 1), init_barrier(values_empty + 8 * i, QUERY_GROUPS * 4);
+    for (int i = 0; i < KEY_STAGES; i++) init_barrier(keys_full + 8 * i, 1), init_barrier(keys_empty + 8 * i, GROUPS * 4);
+    for (int i = 0; i < VALUE_STAGES; i++) init_barrier(values_full + 8 * i, 1), init_barrier(values_empty + 8 * i, GROUPS * 4);
     fence_barriers();
   }
   __syncthreads();
 
   if (threadIdx.x < 128) {
-    give_registers<(QUERY_GROUPS == 2 ? 24 : 32)>();
+    give_registers<24>();
     if (threadIdx.x == 0 && blocks > 0) {
-      expect_bytes(still_full, 2 * tile_bytes(STILL_QUERIES));
-      load_tiles<STILL_QUERIES, 64>(query_tile, q, still_full, head, first);
-      load_tiles<STILL_QUERIES, 64>(gradient_tile, dO, still_full, head, first);
-      Ring<STAGES> keys;
+      expect_bytes(still_full, 2 * tile_bytes(STILL));
+      load_tiles<STILL, 64>(query_tile, q, still_full, head, first);
+      load_tiles<STILL, 64>(gradient_tile, dO, still_full, head, first);
+      Ring<KEY_STAGES> keys;
       Ring<VALUE_STAGES> values;
       for (int block = blocks - 1; block >= 0; block--, keys.next(), values.next()) {
         const int key = (begin + block) * MOVING_KEYS;
@@ -517,7 +499,7 @@ attention_query_gradient(const __grid_constant__ TensorMap q, const __grid_const
       }
     }
   } else {
-    take_registers<(QUERY_GROUPS == 2 ? 240 : 160)>();
+    take_registers<240>();
     const int warpgroup = threadIdx.x / 128 - 1, warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
     const Scoring scoring(scale, soft_cap);
     int low[2], high[2];
@@ -536,13 +518,13 @@ attention_query_gradient(const __grid_constant__ TensorMap q, const __grid_const
 #pragma unroll
     for (int i = 0; i < PADDED_DIM / 2; i++) sums[i] = 0;
     pin(sums);
-    Ring<STAGES> keys;
+    Ring<KEY_STAGES> keys;
     Ring<VALUE_STAGES> values;
     const auto step = [&](int block, bool is_last) {
       const int key = (begin + block) * MOVING_KEYS;
       const u32 key_tile = key_tiles + keys.at * tile_bytes(MOVING_KEYS), key_done = keys.of(keys_empty);
       await_barrier(values.of(values_full), values.phase);
-      score_tiles<STILL_QUERIES, MOVING_KEYS>(products, gradients, value_tiles + values.at * tile_bytes(MOVING_KEYS));
+      score_tiles<STILL, MOVING_KEYS>(products, gradients, value_tiles + values.at * tile_bytes(MOVING_KEYS));
       if (key + MOVING_KEYS - 1 > first || key < last_low) mask_tile(scores, key + tile_column(), low, high);
 #pragma unroll
       for (int i = 0; i < MOVING_KEYS / 2; i++) scores[i] = weight_of(scores[i], lse[(i >> 1) & 1], scoring, weight);
@@ -557,7 +539,7 @@ attention_query_gradient(const __grid_constant__ TensorMap q, const __grid_const
       keys.next();
       if (!is_last) {
         await_barrier(keys.of(keys_full), keys.phase);
-        score_tiles<STILL_QUERIES, MOVING_KEYS>(scores, queries, key_tiles + keys.at * tile_bytes(MOVING_KEYS));
+        score_tiles<STILL, MOVING_KEYS>(scores, queries, key_tiles + keys.at * tile_bytes(MOVING_KEYS));
       }
       await_products<0>();
       pin(scores);
@@ -567,14 +549,14 @@ attention_query_gradient(const __grid_constant__ TensorMap q, const __grid_const
     if (blocks > 0) {
       await_barrier(still_full, 0);
       await_barrier(keys.of(keys_full), keys.phase);
-      score_tiles<STILL_QUERIES, MOVING_KEYS>(scores, queries, key_tiles);
+      score_tiles<STILL, MOVING_KEYS>(scores, queries, key_tiles);
       await_products<0>();
       pin(scores);
       for (int block = blocks - 1; block > 0; block--) step(block, false);
       step(0, true);
     }
     const float scales[2] = {scale, scale};
-    store_tiles<STILL_QUERIES>(sums, queries, dq, head, first + warpgroup * 64, 0, scales, warpgroup + 1);
+    store_tiles<STILL>(sums, queries, dq, head, first + warpgroup * 64, 0, scales, warpgroup + 1);
   }
 }
 

@@ -48,11 +48,11 @@ INLINE void await_barrier(u32 barrier, int phase) {
 }
 
 /** A place in a ring of stages; `phase` flips at each turn. */
-template <int STAGES>
+template <int PLACES>
 struct Ring {
   int at = 0, phase = 0;
   INLINE void next() {
-    if (++at == STAGES) at = 0, phase ^= 1;
+    if (++at == PLACES) at = 0, phase ^= 1;
   }
   INLINE u32 of(u32 barriers) const { return barriers + 8 * at; }
 };

@@ -89,16 +89,8 @@ attention(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u16 *v, 
 
 #else  // HOPPER: one warpgroup loads by TMA, the others (64 queries each) multiply by wgmma
 
-#ifndef GROUPS
-#define GROUPS 2
-#endif
+// GROUPS of them, tiles of KEYS keys, STAGES of these: given by the host.
 #define QUERIES (64 * GROUPS)
-#if PADDED_DIM > 128
-#define KEYS 64
-#else
-#define KEYS 128
-#endif
-#define STAGES 2
 
 extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1)
 attention(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
