@@ -77,6 +77,11 @@ export const attentionCached: Op<AttentionCachedArgs> = {
       }),
     },
     {
+      name: "a prompt of several tiles, and another sequence",
+      dtypes: FLOATS,
+      make: (m) => sampleCall(m, 260, 4, 2, 80, [...Array(150).fill(5), 200], [...range(1, 151), 40]),
+    },
+    {
       name: "soft-capped scores and a window that nothing exceeds",
       dtypes: FLOATS,
       make: (m) => ({ ...sampleCall(m, 71, 2, 1, 8, [0, 0, 0, 68], [65, 66, 67, 3]), window: 67, softCap: 1.5 }),

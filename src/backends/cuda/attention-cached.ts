@@ -1,10 +1,12 @@
-// attentionCached: the keys of a query split over blocks, and a second launch that adds the splits in order.
+// attentionCached: tiles of queries where those of a prompt lie together; for the others the keys of a query split over blocks, and a
+// launch that adds the splits in order.
 
 import type { AttentionCachedArgs } from "../../ops/attention-cached.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import {
   type AttentionCall,
   attentionCall,
+  fittingRows,
   matrices,
   pathOfShape,
   scaling,
@@ -15,7 +17,7 @@ import {
 import { addressOf } from "./buffer.ts";
 import type { CudaDevice, Step } from "./device.ts";
 import { inOrder } from "./kernel.ts";
-import { kernelArguments } from "./launch.ts";
+import { type Arguments, kernelArguments } from "./launch.ts";
 import { type Room, roomBytes } from "./room.ts";
 
 const FILE = "attention-cached.cu";
@@ -25,6 +27,9 @@ const HEADS = 16;
 const KEYS = 16;
 const STAGES = 2;
 const COMBINE_THREADS = 128;
+/** Queries of a tile, where they are of one sequence. */
+const TILE = 64;
+const TILE_THREADS = 128;
 /** Blocks for each multiprocessor: enough bytes in flight for its share of the bandwidth. */
 const BLOCKS_WANTED = 4;
 /** Rows of the cache for which one more split is worth its part of the second launch. */
@@ -59,27 +64,58 @@ export function attentionCached(device: CudaDevice, args: AttentionCachedArgs, r
   const { q, kCache, vCache, o } = args;
   if (q.rows === 0) return () => {};
   const call = attentionCall(device, "attentionCached", args, [q, kCache, vCache, o], ["MMA"]);
-  const sequences = sequencesOf(args, call);
-  const block = matrices(matrices(kernelArguments(), q, kCache, vCache).structure(sequences), o);
   if (call.path === "SIMPLE") {
     const kernel = device.function(FILE, "attention_cached", call.defines);
+    const block = inputs(call, args);
     const grid = [q.rows, Math.ceil(call.heads / SIMPLE_WARPS)] as const;
     return device.launch(kernel, grid, SIMPLE_WARPS * 32, scaling(block.integers(call.heads, call.share), call));
   }
-  const planned = plan(device, args, room);
-  const splits = splitsOf(planned);
-  scaling(block.structure(splits).integers(call.heads, call.share), call);
-  // Two warps where four would need more shared memory than blocks of older GPUs have.
-  const warps = call.paddedDim > 128 ? 2 : 4;
-  const sharedBytes = sharedBytesOf(call, warps);
-  const kernel = device.function(FILE, "attention_cached", { ...call.defines, WARPS: warps }, sharedBytes);
-  const grid = [q.rows * planned.splits, call.groups * Math.ceil(call.share / HEADS)] as const;
-  const attend = device.launch(kernel, grid, warps * 32, block);
-  if (planned.splits === 1) return attend;
-  const combine = device.function(FILE, "attention_cached_combine", { ...call.defines, WARPS: warps });
-  const rest = matrices(kernelArguments().structure(splits), o).integers(call.heads);
-  return inOrder(attend, device.launch(combine, [q.rows, call.heads], COMBINE_THREADS, rest));
+  return inOrder(...tiles(device, call, args), ...splits(device, call, args, plan(device, args, room)));
 }
+
+/** The first arguments of every path. */
+function inputs(call: AttentionCall, args: AttentionCachedArgs): Arguments {
+  const { q, kCache, vCache, o } = args;
+  return matrices(matrices(kernelArguments(), q, kCache, vCache).structure(sequencesOf(args, call)), o);
+}
+
+/** Prompts: tiles of queries of one sequence, where there are queries for one. */
+function tiles(device: CudaDevice, call: AttentionCall, args: AttentionCachedArgs): Step[] {
+  const { q } = args;
+  if (q.rows < TILE) return [];
+  const sharedBytes = sharedBytesFor(call, TILE + 2 * tileKeys(device, call));
+  const kernel = device.function(FILE, "attention_cached_tiles", definesOf(device, call, args), sharedBytes);
+  const block = inputs(call, args).integers(q.rows, call.heads, call.share);
+  return [device.launch(kernel, [Math.ceil(q.rows / TILE) * call.heads], TILE_THREADS, scaling(block, call))];
+}
+
+const tileKeys = (device: CudaDevice, call: AttentionCall): number =>
+  fittingRows(device, call, [64, 32], (moving) => TILE + 2 * moving);
+
+/** All other queries: their keys split over blocks. */
+function splits(device: CudaDevice, call: AttentionCall, args: AttentionCachedArgs, planned: Plan): Step[] {
+  const { q, o } = args;
+  const defines = definesOf(device, call, args);
+  const partial = splitsOf(planned);
+  const block = inputs(call, args).structure(partial).integers(q.rows, call.heads, call.share);
+  const kernel = device.function(FILE, "attention_cached", defines, sharedBytesOf(call, defines.WARPS));
+  const grid = [q.rows * planned.splits, call.groups * Math.ceil(call.share / HEADS)] as const;
+  const attend = device.launch(kernel, grid, defines.WARPS * 32, scaling(block, call));
+  if (planned.splits === 1) return [attend];
+  const combine = device.function(FILE, "attention_cached_combine", defines);
+  const sequences = kernelArguments().structure(sequencesOf(args, call)).structure(partial);
+  const rest = matrices(sequences, o).integers(q.rows, call.heads);
+  return [attend, device.launch(combine, [q.rows, call.heads], COMBINE_THREADS, rest)];
+}
+
+/** Macros of one compilation of the file, for all its functions. */
+const definesOf = (device: CudaDevice, call: AttentionCall, { q }: AttentionCachedArgs) => ({
+  ...call.defines,
+  // Two warps where four would need more shared memory than blocks of older GPUs have.
+  WARPS: call.paddedDim > 128 ? 2 : 4,
+  TILE_KEYS: tileKeys(device, call),
+  TILED: q.rows < TILE ? 0 : 1,
+});
 
 /** `Sequences` of the kernels' file. */
 const sequencesOf = ({ slots, lengths }: AttentionCachedArgs, call: AttentionCall): Uint32Array =>

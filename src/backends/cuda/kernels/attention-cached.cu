@@ -1,6 +1,7 @@
 // attention_cached: attention of new queries over a key/value cache (src/ops/attention-cached.ts). A decoding step reads the cache
 // once: the query heads of a group are the rows of one tile and share its keys and values, and the keys are split over blocks, whose
-// partial results a second launch combines in order (flash-decoding).
+// partial results a second launch combines in order (flash-decoding). A prompt's queries lie in a row and see nearly the same keys: where a
+// tile of them is of one sequence, each head takes it as the forward of training does. Every launch sees from the slots whose tile it is.
 
 #include "attention-rows.cuh"
 #if PATH == SIMPLE
@@ -44,6 +45,7 @@ attention_cached(const TYPE *q, i64 stride_q, const TYPE *k, i64 stride_k, const
 #define KEYS 16  // of a warp's stage: every warp loads and multiplies keys of its own, without a barrier
 #define STAGES 2
 #define HEADS 16
+#define TILE 64  // queries; TILE_KEYS, the keys that go past at once, and TILED, whether tiles are launched, are given by the host
 
 /** Partial results of the `count` splits: weighted sums [queries, heads, count, HEAD_DIM], and for each its largest score in log2 and sum of weights. */
 struct Splits {
@@ -52,9 +54,71 @@ struct Splits {
   i64 count;
 };
 
+/** Whether the tile of a query is of one sequence. Every thread of a block calls it, of which there are at least TILE. */
+INLINE bool is_tiled(const Sequences &sequences, int query, int queries) {
+  const int first = query / TILE * TILE, row = least(first + (int)threadIdx.x % TILE, queries - 1);
+  return TILED && __syncthreads_and(sequences.slot(row) == sequences.slot(first));
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+attention_cached_tiles(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u16 *v, i64 stride_v, Sequences sequences, u16 *o,
+                       i64 stride_o, int queries, int heads, int share, float scale, float soft_cap) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ int begin, end, last_begin, first_end;  // of the keys that some query sees, and of those that every query sees
+  const u32 query_tile = shared_address(shared), key_tile = query_tile + TILE * PITCH, value_tile = key_tile + TILE_KEYS * PITCH;
+  const int thread = threadIdx.x, warp = thread >> 5, head = blockIdx.x % heads;
+  const int tiles = (queries + TILE - 1) / TILE, first = (tiles - 1 - (int)(blockIdx.x / heads)) * TILE;  // the longest first
+  const int group = head / share * HEAD_DIM;
+  if (!is_tiled(sequences, first, queries)) return;
+  const Scoring scoring(scale, soft_cap);
+  load_tile<TILE, 128>(query_tile, q + head * HEAD_DIM, stride_q, first, queries, thread);
+  if (thread == 0) begin = last_begin = sequences.begin(first), end = first_end = sequences.end(first);
+  __syncthreads();
+  if (thread < TILE && first + thread < queries) {
+    atomicMin(&begin, sequences.begin(first + thread));
+    atomicMax(&last_begin, sequences.begin(first + thread));
+    atomicMax(&end, sequences.end(first + thread));
+    atomicMin(&first_end, sequences.end(first + thread));
+  }
+  int low[2], high[2];
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    const int row = first + warp * 16 + tile_row() + 8 * i;
+    low[i] = row < queries ? sequences.begin(row) : 1;
+    high[i] = row < queries ? sequences.end(row) - 1 : 0;
+  }
+  __syncthreads();
+
+  float sums[PADDED_DIM / 2] = {};
+  Softmax softmax;
+  for (int key = begin; key < end; key += TILE_KEYS) {
+    __syncthreads();
+    load_tile<TILE_KEYS, 128>(key_tile, k + group, stride_k, key, end, thread);
+    commit_copies();
+    load_tile<TILE_KEYS, 128>(value_tile, v + group, stride_v, key, end, thread);
+    commit_copies();
+    await_copies<1>();
+    __syncthreads();
+    float scores[TILE_KEYS / 2], rescale[2];
+    score_tile(scores, query_tile + warp * 16 * PITCH, key_tile);
+    if (key < last_begin || key + TILE_KEYS > first_end) mask_tile(scores, key + tile_column(), low, high);
+    softmax.step(scores, scoring, rescale);
+#pragma unroll
+    for (int i = 0; i < PADDED_DIM / 2; i++) sums[i] *= rescale[(i >> 1) & 1];
+    u32 weights[TILE_KEYS / 4];
+    pack_tile(scores, weights);
+    await_copies<0>();
+    __syncthreads();
+    add_product(sums, weights, value_tile);
+  }
+  float factor[2], log_sums[2];
+  softmax.finish(scoring, factor, log_sums);
+  store_tile(sums, o + head * HEAD_DIM, stride_o, first + warp * 16, queries, 0, factor);
+}
+
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
 attention_cached(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u16 *v, i64 stride_v, Sequences sequences, u16 *o, i64 stride_o,
-                Splits splits, int heads, int share, float scale, float soft_cap) {
+                Splits splits, int queries, int heads, int share, float scale, float soft_cap) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ float2 totals[WARPS][HEADS];
   constexpr int STAGE = 2 * KEYS * PITCH;
@@ -62,6 +126,7 @@ attention_cached(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u
   const int tiles_of_group = (share + HEADS - 1) / HEADS, group = blockIdx.y / tiles_of_group, count_of_splits = (int)splits.count;
   const int query = blockIdx.x / count_of_splits, split = blockIdx.x % count_of_splits;
   const int head0 = group * share + blockIdx.y % tiles_of_group * HEADS, count = least(HEADS, (group + 1) * share - head0);
+  if (is_tiled(sequences, query, queries)) return;
   const Scoring scoring(scale, soft_cap);
   const u32 query_tile = shared_address(shared), stages = query_tile + HEADS * PITCH + warp * STAGES * STAGE;
 
@@ -150,8 +215,9 @@ attention_cached(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-attention_cached_combine(Splits splits, u16 *o, i64 stride_o, int heads) {
+attention_cached_combine(Sequences sequences, Splits splits, u16 *o, i64 stride_o, int queries, int heads) {
   const int query = blockIdx.x, head = blockIdx.y, count = (int)splits.count;
+  if (is_tiled(sequences, query, queries)) return;
   const i64 first = ((i64)query * heads + head) * count;
   float largest = NEGATIVE_INFINITY;
   for (int i = 0; i < count; i++) largest = fmaxf(largest, splits.totals[first + i].x);
