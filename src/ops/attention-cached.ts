@@ -79,7 +79,7 @@ export const attentionCached: Op<AttentionCachedArgs> = {
     {
       name: "a prompt of several tiles, and another sequence",
       dtypes: FLOATS,
-      make: (m) => sampleCall(m, 260, 4, 2, 80, [...Array(150).fill(5), 200], [...range(1, 151), 40]),
+      make: (m) => sampleCall(m, 250, 4, 2, 80, [...Array(150).fill(5), 200], [...range(1, 151), 40]),
     },
     {
       name: "soft-capped scores and a window that nothing exceeds",

@@ -75,7 +75,7 @@ export const ATTENTION_SHAPES: readonly AttentionShape[] = [
   { name: "head dim 80, three heads to a group", n: 201, heads: 3, groups: 1, headDim: 80, starts: [0, 60, 190] },
   { name: "head dim 96", n: 139, heads: 2, groups: 2, headDim: 96, starts: [0, 139], window: 77 },
   { name: "head dim 128, soft-capped", n: 197, heads: 2, groups: 1, headDim: 128, starts: [0, 61, 197], softCap: 3 },
-  { name: "head dim 256", n: 141, heads: 2, groups: 1, headDim: 256, starts: [0, 130, 140] },
+  { name: "head dim 256", n: 139, heads: 2, groups: 1, headDim: 256, starts: [0, 130, 138] },
   { name: "soft-capped scores", n: 67, heads: 4, groups: 2, headDim: 16, starts: [0, 29, 67], spread: 3, softCap: 2 },
   {
     name: "soft cap far below huge scores, and a window",
