@@ -29,7 +29,10 @@ export interface AdapterManifest {
     readonly instructionSet: string;
     readonly seed: number;
     readonly steps: number;
-    readonly dataSha256: string;
+    /** null for an adapter that was not trained here. */
+    readonly dataSha256: string | null;
+    /** The LoRA of which `compress` made the adapter. */
+    readonly madeFrom?: { readonly name: string; readonly sha256: string };
     /** The run's resolved settings, or null for an imported adapter. */
     readonly train: TrainConfig | null;
   };

@@ -1,13 +1,12 @@
 // compress: any LoRA as an adapter that works at every rank, its directions sorted by singular values.
 
-import { basename, resolve } from "node:path";
 import { type AdapterConfig, defaultRanks } from "../adapter/config.ts";
 import { writeAdapter } from "../adapter/file.ts";
 import type { AdapterManifest } from "../adapter/manifest.ts";
 import { adaptedLinears, largestRank, nestedModules, Spectrum } from "../adapter/nested-lora.ts";
 import { Adapter, adapterLayout } from "../adapter/parameters.ts";
 import { checkRank } from "../adapter/slice.ts";
-import { createFolder, openFolder } from "../formats/node-files.ts";
+import { createFolder, folderName, openFolder } from "../formats/node-files.ts";
 import { sha256InBackground } from "../formats/node-sha256.ts";
 import { type OpenPeftAdapter, openPeft, PEFT_WEIGHTS } from "../formats/peft.ts";
 import type { ModelConfig } from "../model/config.ts";
@@ -86,7 +85,8 @@ export async function compress(options: CompressOptions): Promise<Compressed> {
         instructionSet: scored?.instructionSet ?? "none",
         seed: 0,
         steps: 0,
-        dataSha256: sourceSha256,
+        dataSha256: null,
+        madeFrom: { name: folderName(options.adapter), sha256: sourceSha256 },
         train: null,
       },
     };
@@ -170,12 +170,12 @@ async function write(
   await createFolder(output, async (folder) => {
     await writeAdapter(folder, { rank: rankMax, tensors }, manifest, dtypeRules(dtype));
     const card = modelCard({
-      name: basename(resolve(output)),
+      name: folderName(output),
       rank: rankMax,
       rankMax,
       manifest,
       library: "peft",
-      holds: `The LoRA ${basename(resolve(adapter))} with its directions sorted by singular values, in the layout of PEFT.`,
+      holds: `The LoRA ${folderName(adapter)} with its directions sorted by singular values, in the layout of PEFT.`,
       uses: peftUses(manifest.base.name, rankMax),
     });
     await folder.write("README.md", new TextEncoder().encode(card));

@@ -1,10 +1,10 @@
 // export: ranks of an adapter as folders of their own, in the formats of other tools, each with a model card.
 
-import { basename, join, resolve } from "node:path";
+import { join } from "node:path";
 import { readAdapter } from "../adapter/file.ts";
 import type { AdapterManifest } from "../adapter/manifest.ts";
 import { sliceConfig, sliceWeights } from "../adapter/slice.ts";
-import { createFolder, openFolder } from "../formats/node-files.ts";
+import { createFolder, folderName, openFolder } from "../formats/node-files.ts";
 import { modelCard } from "../report/model-card.ts";
 import { exportGguf, exportMergedGguf } from "./export-gguf.ts";
 import { exportMerged, type MergeSettings } from "./export-merged.ts";
@@ -68,7 +68,7 @@ export async function exportAdapter(options: ExportOptions): Promise<Exported> {
   const done = await createFolder(output, async (folder) => {
     const exported: ExportedRank[] = [];
     for (const rank of ranks) {
-      const name = several ? `rank-${rank}` : basename(resolve(output));
+      const name = several ? `rank-${rank}` : folderName(output);
       const slice = { rank, weights: sliceWeights(weights, rank), manifest: slicedManifest(manifest, rank) };
       const target = several ? await openFolder(join(folder.path, name), { write: true }) : folder;
       const { bytes, error, ...about } = await WRITERS[format](slice, target, options);

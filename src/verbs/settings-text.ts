@@ -47,8 +47,12 @@ export function provenanceText({ base, provenance }: AdapterManifest): Record<st
   return {
     base: `${base.name}${base.revision ? ` at ${base.revision}` : ""}, ${base.format}${base.doubleQuant ? " with double quantisation" : ""}`,
     "base weights (SHA-256)": base.sha256,
-    "training data (SHA-256)": provenance.dataSha256,
-    seed: String(provenance.seed),
+    ...(provenance.dataSha256 === null
+      ? {}
+      : { "training data (SHA-256)": provenance.dataSha256, seed: String(provenance.seed) }),
+    ...(provenance.madeFrom
+      ? { "made from": `${provenance.madeFrom.name} (SHA-256 ${provenance.madeFrom.sha256})` }
+      : {}),
     device: provenance.device,
     qdylora: provenance.qdylora,
     node: provenance.node,

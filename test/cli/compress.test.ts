@@ -82,6 +82,10 @@ test("compress --rank-max keeps so many directions, without loading the model", 
   const { adapter, base } = JSON.parse(project.read("nested-small/qdylora.json"));
   expect(adapter).toMatchObject({ rankMax: 2, scaleRule: "one", targets: ["q_proj", "down_proj"] });
   expect(base).toEqual(JSON.parse(project.read("run/qdylora.json")).base);
+  const inspected = await qdylora(["inspect", output]);
+  expect(inspected.code, inspected.err).toBe(0);
+  expect(inspected.out).toMatch(/made from +lora \(SHA-256 [0-9a-f]{64}\)/);
+  expect(inspected.out).not.toContain("training data");
 });
 
 test.each(["alpha/R", "one"])("a run with scale %s starts from the LoRA", async (scale) => {
