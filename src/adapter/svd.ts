@@ -41,27 +41,37 @@ export function svdOfProduct(a: ArrayLike<number>, bTransposed: ArrayLike<number
 
 /** A row this much shorter after projection than before is a combination of the rows above it. */
 const DEPENDENT = 1e-14;
+/** A row that kept this share of its length is orthogonal to the last bits; one that lost more is projected once more. */
+const ENOUGH = Math.SQRT1_2;
 
 /**
  * Replaces the rows of [r, n] by orthonormal ones (zero rows where a row depends on those above) and returns L, [r, r] lower
- * triangular: rows = L·Q. Modified Gram-Schmidt, twice: once more is enough for orthogonality to the last bits.
+ * triangular: rows = L·Q. Modified Gram-Schmidt; twice is enough.
  */
 function orthonormalise(rows: Float64Array, rank: number, n: number): Float64Array {
   const L = new Float64Array(rank * rank);
   for (let i = 0; i < rank; i++) {
     const before = norm(rows, i, n);
-    for (let pass = 0; pass < 2; pass++)
-      for (let j = 0; j < i; j++) {
-        const along = dot(rows, i, rows, j, n);
-        L[i * rank + j]! += along;
-        for (let k = 0; k < n; k++) rows[i * n + k]! -= along * rows[j * n + k]!;
-      }
-    const length = norm(rows, i, n);
+    project(rows, i, n, L, rank);
+    let length = norm(rows, i, n);
+    if (length < ENOUGH * before) {
+      project(rows, i, n, L, rank);
+      length = norm(rows, i, n);
+    }
     const dependent = length <= DEPENDENT * before;
     L[i * rank + i] = dependent ? 0 : length;
     for (let k = 0; k < n; k++) rows[i * n + k] = dependent ? 0 : rows[i * n + k]! / length;
   }
   return L;
+}
+
+/** Takes from row i what lies along the rows above it, and notes it in L. */
+function project(rows: Float64Array, i: number, n: number, L: Float64Array, rank: number): void {
+  for (let j = 0; j < i; j++) {
+    const along = dot(rows, i, rows, j, n);
+    L[i * rank + j]! += along;
+    for (let k = 0; k < n; k++) rows[i * n + k]! -= along * rows[j * n + k]!;
+  }
 }
 
 const PRECISION = 2 ** -52;
