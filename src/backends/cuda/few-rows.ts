@@ -3,7 +3,6 @@
 
 import type { AdaptedLinearsArgs } from "../../ops/adapted-linears.ts";
 import type { DenseWeight, FourBitWeight, FrozenWeight } from "../../ops/frozen-weight.ts";
-import type { MatmulArgs } from "../../ops/matmul.ts";
 import { BYTES_PER_ELEMENT } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { activeRanges, paddedRank } from "./adapter-columns.ts";
@@ -21,7 +20,7 @@ const MOST_LINEARS = 4;
 const BLOCK = 64;
 const TILE = 16;
 const THREADS = 256;
-const NARROW_THREADS = 128;
+const NARROW_THREADS = 512;
 const NO_ADAPTER = 0xffffffff;
 const DENSE_WORDS = 4;
 const LINEAR_WORDS = 14;
@@ -79,12 +78,6 @@ export function adaptedFewRows(device: CudaDevice, args: AdaptedLinearsArgs, roo
   });
   const launches = alike(linears).map((group) => fewRows(device, x, group, plan.narrow, plan.rank));
   return inOrder(plan.narrow ? narrowProducts(device, args, plan, plan.narrow) : NOTHING, ...launches);
-}
-
-/** The same for a dense product. */
-export function matmulFewRows(device: CudaDevice, { x, weight, y }: MatmulArgs): Step {
-  const stored: DenseWeight = { format: "bf16", rows: weight.rows, cols: weight.cols, values: weight };
-  return fewRows(device, x, [{ weight: stored, bias: null, b: null, y, unit: NO_ADAPTER }], null, 0);
 }
 
 /** Neighbours that are stored alike. */

@@ -1,18 +1,14 @@
 // The linears of a model: adapted ones, and the dense product for logits.
 
 import type { AdaptedLinearsArgs } from "../../ops/adapted-linears.ts";
-import type { MatmulArgs } from "../../ops/matmul.ts";
 import type { KernelTable } from "../backend.ts";
 import { adaptedLinears, forwardWishes, planForward } from "./adapted-linears.ts";
 import { adaptedLinearsBackward, backwardWishes, planBackward } from "./adapted-linears-backward.ts";
 import type { CudaDevice } from "./device.ts";
-import { adaptedFewRows, hasFewRows, matmulFewRows, planFewRows, readsWhole } from "./few-rows.ts";
+import { adaptedFewRows, hasFewRows, planFewRows, readsWhole } from "./few-rows.ts";
 import { inOrder, prepared } from "./kernel.ts";
 import { bring, meetingDtype, product, roomAs } from "./products.ts";
 import { Room, roomBytes } from "./room.ts";
-
-const isDecoding = ({ x, weight }: MatmulArgs): boolean =>
-  weight.dtype === "bf16" && hasFewRows(x, [{ format: "bf16", rows: weight.rows, cols: weight.cols, values: weight }]);
 
 /** A's are read in whole words too. */
 const decodes = ({ x, weights, biases, a, b, t, y }: AdaptedLinearsArgs): boolean =>
@@ -23,9 +19,7 @@ export function linearKernels(device: CudaDevice) {
     matmul: prepared(
       device,
       "matmul",
-      (args, scratch) => {
-        const { x, weight, y } = args;
-        if (isDecoding(args)) return matmulFewRows(device, args);
+      ({ x, weight, y }, scratch) => {
         const room = new Room(scratch);
         const dtype = meetingDtype(x, weight);
         const [a, b] = [roomAs(room, x, dtype), roomAs(room, weight, dtype)];
@@ -35,9 +29,7 @@ export function linearKernels(device: CudaDevice) {
           product(device, { c: y, a, b, transposeB: true }),
         );
       },
-      (args) => {
-        const { x, weight } = args;
-        if (isDecoding(args)) return 0;
+      ({ x, weight }) => {
         const dtype = meetingDtype(x, weight);
         return roomBytes((room) => [x, weight].map((tensor) => roomAs(room, tensor, dtype)));
       },

@@ -11,22 +11,23 @@ extern "C" __global__ void __launch_bounds__(256) dequantize(const __grid_consta
   __syncthreads();
   const u32 total = rows * groups_per_row, first = blockIdx.x * (blockDim.x * GROUPS) + threadIdx.x;
   u32 codes[GROUPS];
-  float scale[GROUPS];
+  StoredScale<DOUBLE> scale[GROUPS];
 #pragma unroll
   for (int i = 0; i < GROUPS; i++) {
     const u32 group = first + i * blockDim.x;
     if (group >= total) continue;
     codes[i] = WIDTH == 8 ? reinterpret_cast<const u32 *>(weight.codes)[group] : weight.codes[group / 2] >> (group % 2 ? 0 : 4);
-    scale[i] = block_scale<DOUBLE>(weight, group / (64 / WIDTH));
+    scale[i].read(weight, group / (64 / WIDTH));
   }
 #pragma unroll
   for (int i = 0; i < GROUPS; i++) {
     const u32 group = first + i * blockDim.x;
     if (group >= total) continue;
     const u32 row = group / groups_per_row, column = (group - row * groups_per_row) * WIDTH;
+    const float absmax = scale[i].value(weight.map, weight.offset);
     float v[WIDTH];
 #pragma unroll
-    for (int j = 0; j < WIDTH; j++) v[j] = __fmul_rn(book[codes[i] >> (WIDTH == 8 ? 8 * (j / 2) + (j % 2 ? 0 : 4) : 0) & 15], scale[i]);
+    for (int j = 0; j < WIDTH; j++) v[j] = __fmul_rn(book[codes[i] >> (WIDTH == 8 ? 8 * (j / 2) + (j % 2 ? 0 : 4) : 0) & 15], absmax);
     store(y + row * stride + column, v);
   }
 }

@@ -1,6 +1,6 @@
 // t = s·x·Aᵀ for at most 8 rows of x, each at a rank and scale of its own: a block for each row of each A.
 
-constexpr int MOST_ROWS = 8;
+constexpr int MOST_ROWS = 8, WARPS = 16;
 
 struct Adapters {
   const bf16 *a[4];
@@ -14,11 +14,11 @@ struct Ranks {
   float scale[MOST_ROWS];
 };
 
-extern "C" __global__ void __launch_bounds__(128) few_rows_narrow(const bf16 *x, i64 stride_x, u32 rows, u32 cols, float *all,
+extern "C" __global__ void __launch_bounds__(32 * WARPS) few_rows_narrow(const bf16 *x, i64 stride_x, u32 rows, u32 cols, float *all,
                                                                   u32 stride_all, u32 padded,
                                                                   const __grid_constant__ Adapters adapters,
                                                                   const __grid_constant__ Ranks ranks) {
-  __shared__ float parts[4][MOST_ROWS];
+  __shared__ float parts[WARPS][MOST_ROWS];
   const u32 j = blockIdx.x;
   const bf16 *a = adapters.a[blockIdx.y] + j * adapters.stride_a[blockIdx.y];
   float sum[MOST_ROWS] = {};
@@ -42,8 +42,11 @@ extern "C" __global__ void __launch_bounds__(128) few_rows_narrow(const bf16 *x,
   __syncthreads();
   const u32 n = threadIdx.x;
   if (n >= rows) return;
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < WARPS; i++) total += parts[i][n];
   const bool wanted = j < ranks.rank[n];
-  const bf16 value = from_float<bf16>(wanted ? ranks.scale[n] * (parts[0][n] + parts[1][n] + parts[2][n] + parts[3][n]) : 0);
+  const bf16 value = from_float<bf16>(wanted ? ranks.scale[n] * total : 0);
   all[n * stride_all + blockIdx.y * padded + j] = to_float(value);
   if (wanted) adapters.t[blockIdx.y][n * adapters.stride_t[blockIdx.y] + j] = value;
 }

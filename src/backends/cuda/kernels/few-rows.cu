@@ -45,14 +45,15 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const u32 (&a)[4], u32
 #if FOUR_BIT
 struct Piece {
   uint2 codes[2];
-  float scale[2];
+  StoredScale<DOUBLE> scale[2];
+  uint4 right[2];
 
   __device__ __forceinline__ void read(const FourBit &weight, const u32 (&row)[2], u32 blocks_per_row, u32 block, u32 quarter) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const u64 at = (u64)row[i] * blocks_per_row + block;
       codes[i] = *reinterpret_cast<const uint2 *>(weight.codes + at * 32 + quarter * 8);
-      scale[i] = block_scale<DOUBLE>(weight, at);
+      scale[i].read(weight, at);
     }
   }
   /** Weights 4j..4j+3 of both rows as an operand; `pairs` is this lane's own copy of the table. */
@@ -64,14 +65,16 @@ struct Piece {
       a[i + 2] = pairs[(bytes >> 8 & 255) * 32];
     }
   }
-  __device__ __forceinline__ void add(float (&total)[4], const float (&sum)[4]) const {
+  __device__ __forceinline__ void add(float (&total)[4], const float (&sum)[4], const float *map, float offset) const {
+    const float absmax[2] = {scale[0].value(map, offset), scale[1].value(map, offset)};
 #pragma unroll
-    for (int i = 0; i < 4; i++) total[i] += scale[i / 2] * sum[i];
+    for (int i = 0; i < 4; i++) total[i] += absmax[i / 2] * sum[i];
   }
 };
 #else
 struct Piece {
   uint4 values[2][2];
+  uint4 right[2];
 
   __device__ __forceinline__ void read(const Dense &weight, const u32 (&row)[2], u32, u32 block, u32 quarter) {
 #pragma unroll
@@ -89,12 +92,19 @@ struct Piece {
       a[i + 2] = j % 2 ? four.w : four.y;
     }
   }
-  __device__ __forceinline__ void add(float (&total)[4], const float (&sum)[4]) const {
+  __device__ __forceinline__ void add(float (&total)[4], const float (&sum)[4], const float *, float) const {
 #pragma unroll
     for (int i = 0; i < 4; i++) total[i] += sum[i];
   }
 };
 #endif
+
+/** The rows of x that meet what a piece holds: a lane's is row `lane / 4`. */
+__device__ __forceinline__ void read_right(Piece &piece, const bf16 *x_row, u32 block, u32 quarter) {
+  const uint4 *from = reinterpret_cast<const uint4 *>(x_row + block * 64 + quarter * 16);
+  piece.right[0] = x_row ? from[0] : make_uint4(0, 0, 0, 0);
+  piece.right[1] = x_row ? from[1] : make_uint4(0, 0, 0, 0);
+}
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) few_rows(const bf16 *x, i64 stride_x, u32 rows, u32 blocks_per_row,
                                                                   const float *t, u32 stride_t, u32 rank, u32 count,
@@ -108,24 +118,33 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) few_rows(const bf16 *x,
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, quarter = lane % 4;
   const u32 row0 = (blockIdx.x - linear.first_tile) * TILE, last = linear.rows - 1;
   const u32 row[2] = {min(row0 + g, last), min(row0 + g + 8, last)};
+  const bf16 *x_row = g < rows ? x + g * stride_x : nullptr;
   u32 block = blocks_per_row * warp / WARPS;
   const u32 end = blocks_per_row * (warp + 1) / WARPS;
 
   Piece pieces[AHEAD];
 #pragma unroll
   for (int i = 0; i < AHEAD; i++)
-    if (block + i < end) pieces[i].read(weight, row, blocks_per_row, block + i, quarter);
+    if (block + i < end) {
+      pieces[i].read(weight, row, blocks_per_row, block + i, quarter);
+      read_right(pieces[i], x_row, block + i, quarter);
+    }
 
 #if FOUR_BIT
   // Both weights of a byte as bf16, for each of the 256 bytes, once for each lane: no two lanes of a warp meet in a bank.
   __shared__ uint4 table[256 * 8];
+  __shared__ float map[256];
+  if (DOUBLE) map[threadIdx.x] = weight.map[threadIdx.x];
   const u32 pair = pack_bf16(weight.book[threadIdx.x / 16], weight.book[threadIdx.x % 16]);
 #pragma unroll
   for (int i = 0; i < 8; i++) table[threadIdx.x * 8 + (lane + i) % 8] = make_uint4(pair, pair, pair, pair);
   __syncthreads();
   const u32 *pairs = reinterpret_cast<const u32 *>(table) + lane;
+  const float offset = weight.offset;
 #else
   const u32 *pairs = nullptr;
+  const float *map = nullptr;
+  const float offset = 0;
 #endif
 
   float total[4] = {};
@@ -133,27 +152,24 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) few_rows(const bf16 *x,
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) {
       if (block + i >= end) continue;
-      uint4 right[2] = {};
-      if (g < rows) {
-        const uint4 *from = reinterpret_cast<const uint4 *>(x + g * stride_x + (block + i) * 64 + quarter * 16);
-        right[0] = from[0];
-        right[1] = from[1];
-      }
       float sum[4] = {};
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         u32 a[4];
         pieces[i].operand(a, j, pairs);
-        const uint4 four = right[j / 2];
+        const uint4 four = pieces[i].right[j / 2];
         multiply(sum, a, j % 2 ? four.z : four.x, j % 2 ? four.w : four.y);
       }
-      pieces[i].add(total, sum);
-      if (block + AHEAD + i < end) pieces[i].read(weight, row, blocks_per_row, block + AHEAD + i, quarter);
+      pieces[i].add(total, sum, map, offset);
+      if (block + AHEAD + i >= end) continue;
+      pieces[i].read(weight, row, blocks_per_row, block + AHEAD + i, quarter);
+      read_right(pieces[i], x_row, block + AHEAD + i, quarter);
     }
   }
 
   // t·B: a warp takes every eighth row of B.
   if (linear.unit != NO_ADAPTER)
+#pragma unroll 8
     for (u32 j = warp; j < rank; j += WARPS) {
       const float left = to_float(linear.b[j * linear.stride_b + row[0]]), below = to_float(linear.b[j * linear.stride_b + row[1]]);
 #pragma unroll

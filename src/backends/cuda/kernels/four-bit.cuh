@@ -9,9 +9,18 @@ struct FourBit {
   float book[16];  // what codes mean
 };
 
-/** absmax of a block of 64, rounded after the product and after the sum: the order of bitsandbytes. */
+/** What is stored of the scale of a block of 64. */
 template <bool DOUBLE_QUANTISED>
-__device__ __forceinline__ float block_scale(const FourBit &weight, u32 block) {
-  if (!DOUBLE_QUANTISED) return weight.absmax[block];
-  return __fadd_rn(__fmul_rn(weight.map[weight.scale_codes[block]], weight.absmax[block >> 8]), weight.offset);
-}
+struct StoredScale {
+  u32 code;
+  float absmax;
+
+  __device__ __forceinline__ void read(const FourBit &weight, u32 block) {
+    if (DOUBLE_QUANTISED) code = weight.scale_codes[block];
+    absmax = weight.absmax[DOUBLE_QUANTISED ? block >> 8 : block];
+  }
+  /** The scale, rounded after the product and after the sum: the order of bitsandbytes. */
+  __device__ __forceinline__ float value(const float *map, float offset) const {
+    return DOUBLE_QUANTISED ? __fadd_rn(__fmul_rn(map[code], absmax), offset) : absmax;
+  }
+};
