@@ -12,6 +12,9 @@ import { castTo, NOTHING, type ProductOf, product } from "./products.ts";
 import { decodeInto } from "./quantization.ts";
 import type { Room } from "./room.ts";
 
+/** cuBLASLt reads a bias in whole words of so many bytes. */
+const BIAS_ALIGNMENT = 16;
+
 /** Room for the widest adapter behind x, where it starts as the tensor cores like it. */
 export function forwardWishes({ x, a }: AdaptedLinearsArgs): readonly Wish[] {
   const rank = a.find((entry) => entry !== null)?.rows ?? 0;
@@ -117,6 +120,6 @@ function oneLinear(device: CudaDevice, args: AdaptedLinearsArgs, { active, weigh
 }
 
 function biasedProduct(device: CudaDevice, of: ProductOf, bias: Tensor | null): Step {
-  if (!bias) return product(device, of);
+  if (!bias || bias.offset % BIAS_ALIGNMENT === 0) return product(device, { ...of, bias });
   return inOrder(fillRows(device, bias, of.c), product(device, { ...of, beta: 1 }));
 }

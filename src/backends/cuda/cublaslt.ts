@@ -31,7 +31,9 @@ const PROTOTYPES = {
 
 const TYPES = { f32: 0, bf16: 14 } as const;
 const COMPUTE_F32 = 68;
-const DESCRIPTION = { transposeA: 3, transposeB: 4 } as const;
+const DESCRIPTION = { transposeA: 3, transposeB: 4, epilogue: 7, bias: 8 } as const;
+/** A bias for each column of C, in C's dtype, added before rounding. */
+const EPILOGUE_BIAS = 4;
 const PREFERENCE = { workspaceBytes: 1, alignment: [5, 6, 7] } as const;
 /** cublasLtMatmulHeuristicResult_t: the algorithm, then workspace bytes and state. */
 const RESULT_BYTES = 96;
@@ -66,6 +68,8 @@ export interface ProductShape {
   /** Of A and B. */
   readonly inputs: ProductDtype;
   readonly output: ProductDtype;
+  /** A row of n elements is added to every row of C. */
+  readonly biased?: boolean;
 }
 
 interface Operands {
@@ -74,6 +78,8 @@ interface Operands {
   readonly c: number;
   readonly alpha: number;
   readonly beta: number;
+  /** Address of the bias of a biased product. */
+  readonly bias?: number;
 }
 
 export class CublasLt {
@@ -126,7 +132,8 @@ export class CublasLt {
    * The product of this shape on operands that start at these addresses, ready to be enqueued. What lies there does not
    * matter; how it is aligned does. Throws OP_UNSUPPORTED if the library has no algorithm.
    */
-  prepare(shape: ProductShape, { a, b, c, alpha, beta }: Operands): () => void {
+  prepare(shape: ProductShape, operands: Operands): () => void {
+    const { a, b, c, beta } = operands;
     const aligned = [b, a, c].map((address) => alignmentOf(address));
     const key = JSON.stringify([shape, aligned, beta !== 0]);
     let product = this.#products.get(key);
@@ -135,32 +142,37 @@ export class CublasLt {
       this.#products.set(key, product);
     }
     const chosen = product;
-    return () => chosen.run({ a, b, c, alpha, beta });
+    return () => chosen.run(operands);
   }
 
   /** Enqueues; for Product. */
-  enqueue(product: Product, { a, b, c, alpha, beta }: Operands, algorithm: Uint8Array): void {
+  enqueue(product: Product, { a, b, c, alpha, beta, bias }: Operands, algorithm: Uint8Array): void {
     new Float32Array(this.#scalars.view.buffer).set([alpha, beta]);
     const scalars = this.#scalars.address;
     const { description, layouts } = product;
-    const code = this.calls.matmul(
-      this.handle,
-      description,
-      scalars,
-      b,
-      layouts.b,
-      a,
-      layouts.a,
-      scalars + 4,
-      c,
-      layouts.c,
-      c,
-      layouts.c,
-      algorithm,
-      this.workspace(),
-      WORKSPACE_BYTES,
-      this.stream,
-    );
+    const refused = bias
+      ? this.calls.descriptionSet(description, DESCRIPTION.bias, BigUint64Array.of(BigInt(bias)), 8)
+      : 0;
+    const code =
+      refused ||
+      this.calls.matmul(
+        this.handle,
+        description,
+        scalars,
+        b,
+        layouts.b,
+        a,
+        layouts.a,
+        scalars + 4,
+        c,
+        layouts.c,
+        c,
+        layouts.c,
+        algorithm,
+        this.workspace(),
+        WORKSPACE_BYTES,
+        this.stream,
+      );
     if (code !== 0)
       throw new QdlError("DEVICE_FAILED", `cuda: cuBLASLt refuses the product ${product.key} with code ${code}`, {
         hint: "Run with --deterministic, and report this.",
@@ -202,7 +214,19 @@ class Product {
   #algorithm: Uint8Array | null = null;
 
   constructor(library: CublasLt, shape: ProductShape, aligned: readonly number[], key: string) {
-    const { m, n, k, transposeA = false, transposeB = false, strideA, strideB, strideC, inputs, output } = shape;
+    const {
+      m,
+      n,
+      k,
+      transposeA = false,
+      transposeB = false,
+      strideA,
+      strideB,
+      strideC,
+      inputs,
+      output,
+      biased,
+    } = shape;
     const calls = library.checked;
     this.key = key;
     this.#library = library;
@@ -212,6 +236,7 @@ class Product {
       calls.descriptionSet(this.description, attribute, Int32Array.of(value ? 1 : 0), 4);
     flag(DESCRIPTION.transposeA, transposeB);
     flag(DESCRIPTION.transposeB, transposeA);
+    if (biased) calls.descriptionSet(this.description, DESCRIPTION.epilogue, Int32Array.of(EPILOGUE_BIAS), 4);
     const layout = (type: ProductDtype, rows: number, cols: number, stride: number) =>
       out64((box) => calls.layoutCreate(box, TYPES[type], cols, rows, stride));
     this.layouts = {

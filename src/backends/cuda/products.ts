@@ -25,11 +25,13 @@ export interface ProductOf {
   readonly alpha?: number;
   /** 1: adds to c. */
   readonly beta?: 0 | 1;
+  /** [1, n] in c's dtype, on whole 16 bytes: added to every row before rounding. */
+  readonly bias?: Tensor | null;
 }
 
-/** c = alpha·a·b (+ c), summed in f32. */
+/** c = alpha·a·b (+ c) (+ bias), summed in f32. */
 export function product(device: CudaDevice, of: ProductOf): Step {
-  const { c, a, b, transposeA = false, transposeB = false, alpha = 1, beta = 0 } = of;
+  const { c, a, b, transposeA = false, transposeB = false, alpha = 1, beta = 0, bias = null } = of;
   if (c.rows === 0 || c.cols === 0) return NOTHING;
   const shape = {
     m: c.rows,
@@ -42,8 +44,10 @@ export function product(device: CudaDevice, of: ProductOf): Step {
     strideC: c.stride,
     inputs: productDtype(a),
     output: productDtype(c),
+    ...(bias && { biased: true }),
   };
-  return device.products.prepare(shape, { a: addressOf(a), b: addressOf(b), c: addressOf(c), alpha, beta });
+  const operands = { a: addressOf(a), b: addressOf(b), c: addressOf(c), alpha, beta };
+  return device.products.prepare(shape, bias ? { ...operands, bias: addressOf(bias) } : operands);
 }
 
 const productDtype = (tensor: Tensor): ProductDtype => (elementType(tensor) === "bf16" ? "bf16" : "f32");
