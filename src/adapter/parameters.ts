@@ -1,6 +1,6 @@
 // The adapter on a device. Rank is a prefix of memory: A is [R, K] and B is kept as Bᵀ [R, M], so "the adapter at rank b"
-// is the first b rows of both. Master weights, gradients and moments are f32; the forward reads a copy in the compute
-// dtype (the master itself when that is f32).
+// is the first b rows of both. Master weights, gradients and moments are f32; the linears read a copy in the compute dtype
+// (the master itself when that is f32, or where the backend rounds masters as it reads them).
 
 import type { Backend, Placement } from "../backends/backend.ts";
 import type { AdapterParameters, LinearAdapter } from "../model/adapter-parameters.ts";
@@ -20,13 +20,17 @@ export interface AdapterTensor {
   readonly side: "A" | "B";
   readonly cols: number;
   readonly master: Tensor;
-  /** bf16 copy that the forward reads, or null when it reads the master. */
+  /** bf16 copy that the linears read, or null when they read the master. */
   readonly copy: Tensor | null;
   /** Present while training. */
   readonly training: { readonly gradient: Tensor; readonly moments: Moments } | null;
 }
 
 const ALIGNMENT = 64;
+
+/** Dtype of A and B as the linears read them. */
+export const readDtype = (backend: Pick<Backend, "readsMasters">, computeDtype: "bf16" | "f32"): "bf16" | "f32" =>
+  backend.readsMasters ? "f32" : computeDtype;
 
 /** Name, place and width of every trained matrix, in file order. */
 export function adapterLayout(model: ModelConfig, config: AdapterConfig) {
@@ -51,17 +55,20 @@ export interface AdapterBytes {
   readonly host: number;
 }
 
-/** @param state null: nothing is trained */
+/**
+ * @param read dtype of A and B as the linears read them
+ * @param state null: nothing is trained
+ */
 export function adapterBytes(
   model: ModelConfig,
   config: AdapterConfig,
-  computeDtype: DType,
+  read: "bf16" | "f32",
   state: OptimizerState | null,
 ): AdapterBytes {
   const widths = adapterLayout(model, config).map(({ cols }) => cols);
   const pool = (dtype: DType, of = (cols: number): number => cols): number =>
     widths.reduce((sum, cols) => sum + alignedBytes(dtype, config.rankMax * of(cols)), 0);
-  const weights = pool("f32") + (computeDtype === "bf16" ? pool("bf16") : 0);
+  const weights = pool("f32") + (read === "bf16" ? pool("bf16") : 0);
   if (state === null) return { device: weights, host: 0 };
   const moments = momentPools(state).reduce((sum, { dtype, cols }) => sum + pool(dtype, cols), 0);
   const paged = state === "adam32-paged";
@@ -96,7 +103,8 @@ export class Adapter implements AdapterParameters, Disposable {
     const layout = adapterLayout(model, config);
     const widths = layout.map(({ cols }) => cols);
     const masters = this.#pool(widths, "f32", "adapter weights");
-    const copies = computeDtype === "bf16" ? this.#pool(widths, "bf16", "adapter compute copy") : null;
+    const copies =
+      readDtype(backend, computeDtype) === "bf16" ? this.#pool(widths, "bf16", "adapter compute copy") : null;
     const gradients = state ? this.#pool(widths, "f32", "adapter gradients") : null;
     const moments = state ? this.#moments(widths, state) : null;
     const gradientBuffer = gradients?.[0]?.buffer;

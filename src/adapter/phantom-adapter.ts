@@ -7,12 +7,14 @@ import { Parameter } from "../model/graph.ts";
 import { phantomTensor } from "../model/phantom.ts";
 import type { AdapterConfig } from "./config.ts";
 
+/** @param read dtype of A and B as the linears read them */
 export function phantomAdapter(
-  { config, computeDtype }: FrozenModel,
+  { config }: FrozenModel,
   { rankMax, targets }: AdapterConfig,
+  read: "bf16" | "f32",
 ): AdapterParameters {
   const parameter = (name: string, cols: number): Parameter =>
-    new Parameter(name, phantomTensor(computeDtype, rankMax, cols), phantomTensor("f32", rankMax, cols));
+    new Parameter(name, phantomTensor(read, rankMax, cols), phantomTensor("f32", rankMax, cols));
   return {
     rankMax,
     linear: (layer, name) =>

@@ -51,7 +51,7 @@ export interface Recording {
 }
 
 /** What a memory plan asks of a backend. */
-export type Planner = Pick<Backend, "scratchBytes" | "wishes">;
+export type Planner = Pick<Backend, "scratchBytes" | "wishes" | "readsMasters">;
 
 /** `host`: memory of the host that the device reads and writes across its bus; the same as `device` where the host computes. */
 export type Placement = "device" | "host";
@@ -66,6 +66,8 @@ export interface Backend extends AsyncDisposable {
   readonly instructionSet: string;
   /** The fastest dtype of activations here. */
   readonly computeDtype: Extract<DType, "bf16" | "f32">;
+  /** The linears round an adapter's f32 masters as they read them, at no cost worth a copy of A and B in the compute dtype. */
+  readonly readsMasters: boolean;
   readonly kernels: KernelTable;
   /** Bytes now held by live buffers, and the most ever held. */
   readonly allocatedBytes: number;

@@ -2,7 +2,7 @@
 //   dX = Σ_i (dY_i·deq(W_i) + g_i·A_i[:b]);   dA_i[:b] += g_iᵀ·x;   dB_i[:b] += t_iᵀ·dY_i.
 // Rows ≥ b of dA and dB are not touched. W is frozen: no gradient. Derivation: docs/math/adapted-linears.md.
 // a, b, t, da and db of a linear are all null or all given. Only columns < b of t are read. g may be rounded to the
-// compute dtype.
+// compute dtype, as A and B may be where they are f32 masters.
 
 import { readMatrix, sideBySide, writeMatrix } from "../tensor/host.ts";
 import { colSlice, rowSlice, type Tensor } from "../tensor/tensor.ts";

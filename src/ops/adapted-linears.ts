@@ -3,7 +3,8 @@
 // A is stored [R, K] and B as Bᵀ [R, M]: rank b is the first b rows of both (arXiv 2210.07558 eq. 5–7 with s = s(b)).
 // b and s may differ between row ranges (a rank per segment); b = 0 is the base alone. Columns ≥ b of t are not written,
 // nor are its rows outside all ranges; rows outside all ranges get the base alone. a, b and t of a linear are all null or
-// all given. W is decoded in f32 and rounded to the compute dtype; t may be rounded to it before it meets B.
+// all given. W is decoded in f32 and rounded to the compute dtype; so may A and B be where they are f32 masters beside a bf16
+// x, and t before it meets B.
 
 import type { DType } from "../tensor/dtype.ts";
 import { readMatrix, sideBySide, writeMatrix } from "../tensor/host.ts";

@@ -6,7 +6,7 @@ import { readMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { dynamicMap } from "./code-books.ts";
 import { type BaseFormat, type FrozenWeight, QUANT_BLOCK, SCALE_BLOCK } from "./frozen-weight.ts";
-import type { SampleMaker } from "./op.ts";
+import { type SampleMaker, statisticsDtype } from "./op.ts";
 import type { RankRange } from "./rank-range.ts";
 
 export type SampleFormat = BaseFormat | "zero" | "nf4 double" | "fp4 double";
@@ -23,6 +23,8 @@ export interface GroupShape {
   readonly ranges: readonly RankRange[];
   /** Rows of A and B from the largest rank of the ranges on are NaN: nobody may read them. */
   readonly poisoned?: true;
+  /** A and B are masters: f32 beside a bf16 x. */
+  readonly masters?: true;
 }
 
 const all = (n: number, rank: number, scale: number): RankRange[] => [{ from: 0, to: n, rank, scale }];
@@ -86,6 +88,27 @@ export const GROUP_SHAPES: readonly GroupShape[] = [
       { from: 11, to: 20, rank: 3, scale: -2 },
       { from: 20, to: 20, rank: 2, scale: 1 },
     ],
+  },
+  {
+    name: "f32 masters of A and B",
+    n: 19,
+    k: 128,
+    linears: [
+      { m: 64, format: "nf4 double", bias: true },
+      { m: 40, format: "bf16" },
+    ],
+    r: 16,
+    ranges: all(19, 11, 0.5),
+    masters: true,
+  },
+  {
+    name: "f32 master of one A and B, two rows",
+    n: 2,
+    k: 128,
+    linears: [{ m: 64, format: "nf4 double" }],
+    r: 8,
+    ranges: all(2, 5, 0.5),
+    masters: true,
   },
   {
     name: "rank 0",
@@ -160,6 +183,7 @@ export const TAILED_GROUPS: readonly GroupShape[] = [
   "q, k, v: three widths, b = R",
   "the same with a smaller b",
   "a rank and scale per range, rows outside",
+  "f32 masters of A and B",
   "rank 0",
   "adapters without a base, beside one with",
   "one row, deep",
@@ -202,7 +226,8 @@ export function sampleWeight(m: SampleMaker, format: SampleFormat, rows: number,
 export function sampleGroup(m: SampleMaker, shape: GroupShape) {
   const { n, k, r, linears, ranges } = shape;
   const read = shape.poisoned ? Math.max(...ranges.map((range) => range.rank)) : r;
-  const adapter = (cols: number) => withNaN(m, m.normal(m.dtype, r, cols, 0.2), (row) => row >= read);
+  const dtype = shape.masters ? statisticsDtype(m.dtype) : m.dtype;
+  const adapter = (cols: number) => withNaN(m, m.normal(dtype, r, cols, 0.2), (row) => row >= read);
   return {
     x: m.normal(m.dtype, n, k),
     weights: linears.map(({ m: rows, format }) => sampleWeight(m, format, rows, k)),

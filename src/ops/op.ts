@@ -7,7 +7,7 @@
 //
 // Dtypes in one call: activations, their gradients, biases of linears and the adapters' compute copies all have ONE compute
 // dtype (f32 or bf16; f64 in gradient checks). Arguments that exclude bf16 are statistics and masters: f32 beside f32 and
-// bf16, f64 beside f64. Free of the compute dtype: frozen weights, both sides of cast, weights and biases of norms, and the
+// bf16, f64 beside f64. Free of the compute dtype: frozen weights, A and B of an adapter (f32 masters beside bf16), both sides of cast, weights and biases of norms, and the
 // table or weight of embed, matmul and linearCrossEntropy (bf16 or f32). A backend throws OP_UNSUPPORTED for other mixes that it lacks.
 // Whatever the dtypes: products are accumulated in f32 or wider, and rounded to the output's dtype once.
 

@@ -1,7 +1,7 @@
 // What a run holds on the device beside the base: adapter with gradients and moments, and the arena of its steps. Made from one description, so that the estimate and the run cannot disagree.
 
 import type { OptimizerState } from "../adapter/moments.ts";
-import { Adapter, adapterBytes, adapterLayout } from "../adapter/parameters.ts";
+import { Adapter, adapterBytes, adapterLayout, readDtype } from "../adapter/parameters.ts";
 import { phantomAdapter } from "../adapter/phantom-adapter.ts";
 import type { Backend, Planner } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
@@ -68,8 +68,9 @@ function estimateAt(
   shapes: SessionShapes,
   state: OptimizerState,
 ): MemoryEstimate {
-  const adapter = phantomAdapter(model, config.adapter);
-  const ofAdapter = adapterBytes(model.config, config.adapter, model.computeDtype, state);
+  const read = readDtype(backend, model.computeDtype);
+  const adapter = phantomAdapter(model, config.adapter, read);
+  const ofAdapter = adapterBytes(model.config, config.adapter, read, state);
   const widths = adapterLayout(model.config, config.adapter).map(({ cols }) => cols);
   const ofOptimizer = optimizerBytes(backend, config.adapter.rankMax, widths).totalBytes;
   const scoring = LossProgram.scorerPlan(backend, model, adapter, shapes.scoring).arena.bytes;

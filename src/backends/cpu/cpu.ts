@@ -87,6 +87,7 @@ export class CpuBackend implements Backend {
   readonly description: string;
   readonly instructionSet: string;
   readonly computeDtype: "bf16" | "f32";
+  readonly readsMasters = false;
   readonly kernels: KernelTable;
   readonly threads: number;
   readonly #library: NativeLibrary;

@@ -40,6 +40,8 @@ interface Plan {
   readonly adapted: readonly number[];
   /** dY·B of all adapters, not scaled yet: f32 [N, adapters × padded]. */
   readonly narrow: Tensor | null;
+  /** B of one adapter, where it is rounded from its master. */
+  readonly rounded: Tensor | null;
   /** g of all adapters: behind the dY_i, or in scratch. */
   readonly g: Tensor | null;
   /** t with zeros where no adapter acts: for ranges of several ranks. */
@@ -54,7 +56,7 @@ interface Plan {
 
 /** What a call takes of its scratch. */
 export function planBackward(args: AdaptedLinearsBackwardArgs, room: Room): Plan {
-  const { x, weights, a, dx, dyTail, ranges } = args;
+  const { x, weights, a, b, dx, dyTail, ranges } = args;
   const active = activeRanges(ranges);
   const rank = Math.max(0, ...active.map((range) => range.rank));
   const padded = paddedRank(rank, x.dtype);
@@ -68,6 +70,9 @@ export function planBackward(args: AdaptedLinearsBackwardArgs, room: Room): Plan
     padded,
     adapted,
     narrow: units === 0 ? null : room.take("f32", x.rows, units),
+    rounded: adapted.some((i) => b[i]!.dtype !== x.dtype)
+      ? room.take(x.dtype, padded, Math.max(...adapted.map((i) => weights[i]!.rows)))
+      : null,
     g: units === 0 ? null : (behind ?? room.take(x.dtype, x.rows, units)),
     masked: units > 0 && active.length > 1 ? room.take(x.dtype, x.rows, padded) : null,
     sums: adapted.length > 1 ? room.take("f32", units, x.cols) : null,
@@ -103,8 +108,8 @@ const adjoins = (left: Tensor, right: Tensor): boolean =>
   right.offset === left.offset + left.cols * BYTES_PER_ELEMENT[left.dtype];
 
 export function adaptedLinearsBackward(device: CudaDevice, args: AdaptedLinearsBackwardArgs, room: Room): Step {
-  const { x, a, b, t, dy, dx, da, db } = args;
-  commonType("adaptedLinearsBackward", x, ...[a, b, t, dy, dx].flat().filter((tensor) => tensor !== null));
+  const { x, t, dy, dx, da, db } = args;
+  commonType("adaptedLinearsBackward", x, ...[t, dy, dx].flat().filter((tensor) => tensor !== null));
   const sums = [...da, ...db].filter((tensor) => tensor !== null);
   if (sums.length > 0) commonType("adaptedLinearsBackward", ...sums);
   if (x.rows === 0) return NOTHING;
@@ -120,16 +125,16 @@ export function adaptedLinearsBackward(device: CudaDevice, args: AdaptedLinearsB
 
 /** g = s·dY·B of every adapter. */
 function gradientOfNarrow(device: CudaDevice, { b, dy, ranges }: AdaptedLinearsBackwardArgs, plan: Plan): Step {
-  const { adapted, narrow, padded, rank, g } = plan;
+  const { adapted, narrow, padded, rank, g, rounded } = plan;
   if (!narrow) return NOTHING;
-  const products = adapted.map((i, unit) =>
-    product(device, {
-      c: colSlice(narrow, unit * padded, unit * padded + rank),
-      a: dy[i]!,
-      b: rowSlice(b[i]!, 0, rank),
-      transposeB: true,
-    }),
-  );
+  const products = adapted.map((i, unit) => {
+    const [master, c] = [b[i]!, colSlice(narrow, unit * padded, unit * padded + rank)];
+    const read = rounded && master.dtype !== rounded.dtype ? colSlice(rounded, 0, master.cols) : null;
+    return inOrder(
+      read ? stackRows(device, [master], rank, read) : NOTHING,
+      product(device, { c, a: dy[i]!, b: rowSlice(read ?? master, 0, rank), transposeB: true }),
+    );
+  });
   return inOrder(...products, placeProducts(device, { from: narrow, padded, to: g, named: null }, ranges));
 }
 

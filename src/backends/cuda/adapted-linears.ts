@@ -71,8 +71,8 @@ function planActive({ x, weights, a, xTail, ranges }: AdaptedLinearsArgs, room: 
 }
 
 export function adaptedLinears(device: CudaDevice, args: AdaptedLinearsArgs, room: Room): Step {
-  const { x, weights, biases, a, b, t, y } = args;
-  commonType("adaptedLinears", x, ...[biases, a, b, t, y].flat().filter((tensor) => tensor !== null));
+  const { x, weights, biases, t, y } = args;
+  commonType("adaptedLinears", x, ...[biases, t, y].flat().filter((tensor) => tensor !== null));
   if (x.rows === 0) return NOTHING;
   const plan = planForward(args, room);
   const before = plan.active ? narrowProduct(device, args, plan.active) : NOTHING;

@@ -33,6 +33,7 @@ export class CudaBackend implements Backend {
   readonly libraries: readonly string[];
   readonly instructionSet: string;
   readonly computeDtype = "bf16";
+  readonly readsMasters = true;
   readonly kernels: KernelTable;
   readonly device: CudaDevice;
   readonly #ledger: BufferLedger;

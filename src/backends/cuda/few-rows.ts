@@ -8,7 +8,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import { activeRanges, paddedRank } from "./adapter-columns.ts";
 import { addressOf } from "./buffer.ts";
 import type { CudaDevice, Step } from "./device.ts";
-import { elementType, inOrder } from "./kernel.ts";
+import { commonType, elementType, inOrder } from "./kernel.ts";
 import { kernelArguments } from "./launch.ts";
 import { NOTHING } from "./products.ts";
 import { fourBitWords } from "./quantization.ts";
@@ -41,17 +41,18 @@ export function hasFewRows(
   weights: readonly FrozenWeight[],
   compute: readonly (Tensor | null)[] = [],
 ): boolean {
-  const fits = x.rows >= 1 && x.rows <= MOST_ROWS && x.cols % BLOCK === 0 && readsWhole(x);
+  const fits = x.rows >= 1 && x.rows <= MOST_ROWS && x.cols % BLOCK === 0 && x.dtype === "bf16" && startsWhole(x);
   return fits && weights.every(isReadable) && compute.every((tensor) => tensor?.dtype !== "f32");
 }
 
-/** Rows of bf16 that start on 16 bytes. */
-export const readsWhole = (tensor: Tensor): boolean =>
-  tensor.dtype === "bf16" && tensor.offset % 16 === 0 && (tensor.rows === 1 || tensor.stride % 8 === 0);
+/** Rows that start on 16 bytes. */
+export const startsWhole = (tensor: Tensor): boolean =>
+  tensor.offset % 16 === 0 && (tensor.rows === 1 || tensor.stride % 8 === 0);
 
 function isReadable(weight: FrozenWeight): weight is DenseWeight | FourBitWeight {
   if (weight.format === "zero") return false;
-  return "values" in weight ? readsWhole(weight.values) : weight.codes.offset % 8 === 0;
+  if (!("values" in weight)) return weight.codes.offset % 8 === 0;
+  return weight.format === "bf16" && startsWhole(weight.values);
 }
 
 /** What a call takes of its scratch: t of all adapters, f32 [N, adapters × padded]. */
@@ -99,6 +100,7 @@ function fewRows(device: CudaDevice, x: Tensor, linears: readonly Linear[], t: T
     TYPE: elementType(linears[0]!.y),
     FOUR_BIT: kind === "dense" ? 0 : 1,
     DOUBLE: kind === "double" ? 1 : 0,
+    ADAPTER_TYPE: adapterType(linears.map(({ b }) => b)),
   });
   const args = kernelArguments()
     .tensors(x)
@@ -110,6 +112,12 @@ function fewRows(device: CudaDevice, x: Tensor, linears: readonly Linear[], t: T
     .structure(structureOf(linears));
   const tiles = linears.reduce((sum, { weight }) => sum + Math.ceil(weight.rows / TILE), 0);
   return device.launch(kernel, [tiles], THREADS, args);
+}
+
+/** The one type of the A's or B's of a launch; any, if there is none. */
+function adapterType(tensors: readonly (Tensor | null)[]): "float" | "bf16" {
+  const given = tensors.filter((tensor) => tensor !== null);
+  return given.length === 0 ? "bf16" : commonType("adaptedLinears", ...given);
 }
 
 /** The structure Linears of the kernel. */
@@ -142,7 +150,7 @@ function narrowProducts(
   { rank, adapted, padded }: ReturnType<typeof planFewRows>,
   narrow: Tensor,
 ): Step {
-  const kernel = device.function("few-rows-narrow.cu", "few_rows_narrow");
+  const kernel = device.function("few-rows-narrow.cu", "few_rows_narrow", { ADAPTER_TYPE: adapterType(a) });
   const adapters = new BigUint64Array(4 * MOST_LINEARS);
   for (const [unit, i] of adapted.entries())
     for (const [field, tensor] of [a[i]!, t[i]!].entries()) {

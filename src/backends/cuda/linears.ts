@@ -5,14 +5,14 @@ import type { KernelTable } from "../backend.ts";
 import { adaptedLinears, forwardWishes, planForward } from "./adapted-linears.ts";
 import { adaptedLinearsBackward, backwardWishes, planBackward } from "./adapted-linears-backward.ts";
 import type { CudaDevice } from "./device.ts";
-import { adaptedFewRows, hasFewRows, planFewRows, readsWhole } from "./few-rows.ts";
+import { adaptedFewRows, hasFewRows, planFewRows, startsWhole } from "./few-rows.ts";
 import { inOrder, prepared } from "./kernel.ts";
 import { bring, meetingDtype, product, roomAs } from "./products.ts";
 import { Room, roomBytes } from "./room.ts";
 
 /** A's are read in whole words too. */
-const decodes = ({ x, weights, biases, a, b, t, y }: AdaptedLinearsArgs): boolean =>
-  hasFewRows(x, weights, [...biases, ...a, ...b, ...t, ...y]) && a.every((entry) => !entry || readsWhole(entry));
+const decodes = ({ x, weights, biases, a, t, y }: AdaptedLinearsArgs): boolean =>
+  hasFewRows(x, weights, [...biases, ...t, ...y]) && a.every((entry) => !entry || startsWhole(entry));
 
 export function linearKernels(device: CudaDevice) {
   return {

@@ -11,6 +11,7 @@ export class ReferenceBackend implements Backend {
   readonly description = "reference: plain TypeScript in double precision, one thread";
   readonly instructionSet = "f64";
   readonly computeDtype = "f32";
+  readonly readsMasters = false;
   readonly kernels: KernelTable = referenceKernels();
   readonly #ledger = new BufferLedger("reference");
 

@@ -3,7 +3,7 @@
 constexpr int MOST_ROWS = 8, WARPS = 16;
 
 struct Adapters {
-  const bf16 *a[4];
+  const ADAPTER_TYPE *a[4];
   i64 stride_a[4];
   bf16 *t[4];
   i64 stride_t[4];
@@ -20,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) few_rows_narrow(const b
                                                                   const __grid_constant__ Ranks ranks) {
   __shared__ float parts[WARPS][MOST_ROWS];
   const u32 j = blockIdx.x;
-  const bf16 *a = adapters.a[blockIdx.y] + j * adapters.stride_a[blockIdx.y];
+  const ADAPTER_TYPE *a = adapters.a[blockIdx.y] + j * adapters.stride_a[blockIdx.y];
   float sum[MOST_ROWS] = {};
   for (u32 column = threadIdx.x * 8; column < cols; column += blockDim.x * 8) {
     float left[8];

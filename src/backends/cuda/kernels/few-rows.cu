@@ -22,7 +22,7 @@ struct Linear {
   TYPE *y;
   i64 stride_y;
   const bf16 *bias;
-  const bf16 *b;  // [R, M]
+  const ADAPTER_TYPE *b;  // [R, M]
   i64 stride_b;
   u32 rows;        // M
   u32 first_tile;  // of the grid
