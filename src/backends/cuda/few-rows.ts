@@ -51,7 +51,7 @@ export const startsWhole = (tensor: Tensor): boolean =>
 
 function isReadable(weight: FrozenWeight): weight is DenseWeight | FourBitWeight {
   if (weight.format === "zero") return false;
-  if (!("values" in weight)) return weight.codes.offset % 8 === 0;
+  if (!("values" in weight)) return weight.codes.offset % 16 === 0;
   return weight.format === "bf16" && startsWhole(weight.values);
 }
 
@@ -96,16 +96,15 @@ const storage = (weight: DenseWeight | FourBitWeight): string => ("values" in we
 
 function fewRows(device: CudaDevice, x: Tensor, linears: readonly Linear[], t: Tensor | null, rank: number): Step {
   const kind = storage(linears[0]!.weight);
-  const kernel = device.function("few-rows.cu", "few_rows", {
+  const defines = {
     TYPE: elementType(linears[0]!.y),
     FOUR_BIT: kind === "dense" ? 0 : 1,
     DOUBLE: kind === "double" ? 1 : 0,
     ADAPTER_TYPE: adapterType(linears.map(({ b }) => b)),
-  });
-  const args = kernelArguments()
-    .tensors(x)
-    .longs(x.stride)
-    .integers(x.rows, x.cols / BLOCK);
+  };
+  const scaleBytes = kind === "dense" ? 0 : 4 * TILE * (x.cols / BLOCK + 1);
+  const kernel = device.function("few-rows.cu", "few_rows", defines, scaleBytes);
+  const args = kernelArguments().tensors(x).longs(x.stride).integers(x.rows, x.cols);
   args
     .tensors(t)
     .integers(t?.stride ?? 0, rank, linears.length)

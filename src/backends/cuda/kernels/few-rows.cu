@@ -3,7 +3,7 @@
 // order of k inside a product is free as long as both operands share it, so that every lane reads whole words of a row.
 #include "four-bit.cuh"
 
-constexpr int TILE = 16, MOST_ROWS = 8, WARPS = 8, AHEAD = 4;
+constexpr int TILE = 16, MOST_ROWS = 8, WARPS = 8, AHEAD = 2;
 constexpr u32 NO_ADAPTER = ~0u;
 
 /** Weights of a dense row-major matrix. */
@@ -41,74 +41,85 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const u32 (&a)[4], u32
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/** What a lane holds of 64 columns of rows g and g + 8 of a tile: 16 weights of each, columns 16·(lane % 4) on. */
-#if FOUR_BIT
+/**
+ * What a lane reads of 128 columns of rows g and g + 8 of a tile. A quarter q of a warp's lanes multiplies columns
+ * 32·(q mod 2) + 16·(q div 2) on, 16 of each 64: so that all lanes are in one block of scales at a time.
+ */
 struct Piece {
-  uint2 codes[2];
-  StoredScale<DOUBLE> scale[2];
-  uint4 right[2];
+  uint4 weights[2][FOUR_BIT ? 1 : 4];
+  uint4 right[2][2];
 
-  __device__ __forceinline__ void read(const FourBit &weight, const u32 (&row)[2], u32 blocks_per_row, u32 block, u32 quarter) {
+#if FOUR_BIT
+  /** 32 neighbouring weights of a row each; half of them are for the lane two quarters away. */
+  __device__ __forceinline__ void read(const FourBit &weight, const u32 (&row)[2], u32 cols, u32 column, u32 quarter) {
+    if (column + quarter * 32 >= cols) return;
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+      weights[i][0] = *reinterpret_cast<const uint4 *>(weight.codes + ((u64)row[i] * cols + column) / 2 + quarter * 16);
+  }
+  /** Trades halves: afterwards x and y are of the first 64 columns, z and w of the second. */
+  __device__ __forceinline__ void trade(u32 quarter) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const u64 at = (u64)row[i] * blocks_per_row + block;
-      codes[i] = *reinterpret_cast<const uint2 *>(weight.codes + at * 32 + quarter * 8);
-      scale[i].read(weight, at);
+      uint4 &own = weights[i][0];
+      const bool early = quarter < 2;
+      const u32 x = __shfl_xor_sync(~0u, early ? own.z : own.x, 2), y = __shfl_xor_sync(~0u, early ? own.w : own.y, 2);
+      if (early)
+        own = make_uint4(own.x, own.y, x, y);
+      else
+        own = make_uint4(x, y, own.z, own.w);
     }
   }
-  /** Weights 4j..4j+3 of both rows as an operand; `pairs` is this lane's own copy of the table. */
-  __device__ __forceinline__ void operand(u32 (&a)[4], int j, const u32 *pairs) const {
+  /** Weights 4j..4j+3 of a half as an operand; `pairs` is this lane's own copy of the table. */
+  __device__ __forceinline__ void operand(u32 (&a)[4], int half, int j, const u32 *pairs) const {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const u32 bytes = (j < 2 ? codes[i].x : codes[i].y) >> (j % 2 ? 16 : 0);
+      const uint4 four = weights[i][0];
+      const u32 bytes = (half ? j < 2 ? four.z : four.w : j < 2 ? four.x : four.y) >> (j % 2 ? 16 : 0);
       a[i] = pairs[(bytes & 255) * 32];
       a[i + 2] = pairs[(bytes >> 8 & 255) * 32];
     }
   }
-  __device__ __forceinline__ void add(float (&total)[4], const float (&sum)[4], const float *map, float offset) const {
-    const float absmax[2] = {scale[0].value(map, offset), scale[1].value(map, offset)};
-#pragma unroll
-    for (int i = 0; i < 4; i++) total[i] += absmax[i / 2] * sum[i];
-  }
-};
 #else
-struct Piece {
-  uint4 values[2][2];
-  uint4 right[2];
-
-  __device__ __forceinline__ void read(const Dense &weight, const u32 (&row)[2], u32, u32 block, u32 quarter) {
+  __device__ __forceinline__ void read(const Dense &weight, const u32 (&row)[2], u32 cols, u32 column, u32 quarter) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-      const uint4 *from = reinterpret_cast<const uint4 *>(weight.values + row[i] * weight.stride + block * 64 + quarter * 16);
-      values[i][0] = from[0];
-      values[i][1] = from[1];
-    }
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        if (column + half * 64 >= cols) continue;
+        const uint4 *from = reinterpret_cast<const uint4 *>(weight.values + row[i] * weight.stride + column + half * 64 + offset(quarter));
+        weights[i][2 * half] = from[0];
+        weights[i][2 * half + 1] = from[1];
+      }
   }
-  __device__ __forceinline__ void operand(u32 (&a)[4], int j, const u32 *) const {
+  __device__ __forceinline__ void trade(u32) {}
+  __device__ __forceinline__ void operand(u32 (&a)[4], int half, int j, const u32 *) const {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const uint4 four = values[i][j / 2];
+      const uint4 four = weights[i][2 * half + j / 2];
       a[i] = j % 2 ? four.z : four.x;
       a[i + 2] = j % 2 ? four.w : four.y;
     }
   }
-  __device__ __forceinline__ void add(float (&total)[4], const float (&sum)[4], const float *, float) const {
-#pragma unroll
-    for (int i = 0; i < 4; i++) total[i] += sum[i];
-  }
-};
 #endif
 
-/** The rows of x that meet what a piece holds: a lane's is row `lane / 4`. */
-__device__ __forceinline__ void read_right(Piece &piece, const bf16 *x_row, u32 block, u32 quarter) {
-  const uint4 *from = reinterpret_cast<const uint4 *>(x_row + block * 64 + quarter * 16);
-  piece.right[0] = x_row ? from[0] : make_uint4(0, 0, 0, 0);
-  piece.right[1] = x_row ? from[1] : make_uint4(0, 0, 0, 0);
-}
+  static __device__ __forceinline__ u32 offset(u32 quarter) { return quarter % 2 * 32 + quarter / 2 * 16; }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS) few_rows(const bf16 *x, i64 stride_x, u32 rows, u32 blocks_per_row,
-                                                                  const float *t, u32 stride_t, u32 rank, u32 count,
-                                                                  const __grid_constant__ Linears linears) {
+  /** The columns of this lane's row of x that meet them; zeros behind the last and below the last row. */
+  __device__ __forceinline__ void read_right(const bf16 *x_row, u32 cols, u32 column, u32 quarter) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const bool inside = x_row && column + half * 64 < cols;
+      const uint4 *from = reinterpret_cast<const uint4 *>(x_row + column + half * 64 + offset(quarter));
+      right[half][0] = inside ? from[0] : make_uint4(0, 0, 0, 0);
+      right[half][1] = inside ? from[1] : make_uint4(0, 0, 0, 0);
+    }
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 2) few_rows(const bf16 *x, i64 stride_x, u32 rows, u32 cols, const float *t,
+                                                                     u32 stride_t, u32 rank, u32 count,
+                                                                     const __grid_constant__ Linears linears) {
   u32 which = 0;
 #pragma unroll
   for (u32 i = 1; i < 4; i++)
@@ -119,51 +130,71 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) few_rows(const bf16 *x,
   const u32 row0 = (blockIdx.x - linear.first_tile) * TILE, last = linear.rows - 1;
   const u32 row[2] = {min(row0 + g, last), min(row0 + g + 8, last)};
   const bf16 *x_row = g < rows ? x + g * stride_x : nullptr;
-  u32 block = blocks_per_row * warp / WARPS;
-  const u32 end = blocks_per_row * (warp + 1) / WARPS;
+  const u32 steps = (cols + 127) / 128;
+  u32 step = steps * warp / WARPS;
+  const u32 end = steps * (warp + 1) / WARPS;
 
   Piece pieces[AHEAD];
 #pragma unroll
   for (int i = 0; i < AHEAD; i++)
-    if (block + i < end) {
-      pieces[i].read(weight, row, blocks_per_row, block + i, quarter);
-      read_right(pieces[i], x_row, block + i, quarter);
+    if (step + i < end) {
+      pieces[i].read(weight, row, cols, (step + i) * 128, quarter);
+      pieces[i].read_right(x_row, cols, (step + i) * 128, quarter);
     }
 
 #if FOUR_BIT
+  // The scales of the tile: [TILE][blocks + 1], so that rows start in other banks.
+  extern __shared__ float scales[];
+  const u32 blocks = cols / 64;
+  for (u32 i = threadIdx.x; i < TILE * blocks; i += blockDim.x) {
+    const u32 r = i / blocks, block = i - r * blocks;
+    StoredScale<DOUBLE> stored;
+    stored.read(weight, min(row0 + r, last) * blocks + block);
+    scales[r * (blocks + 1) + block] = stored.value(weight.map, weight.offset);
+  }
   // Both weights of a byte as bf16, for each of the 256 bytes, once for each lane: no two lanes of a warp meet in a bank.
   __shared__ uint4 table[256 * 8];
-  __shared__ float map[256];
-  if (DOUBLE) map[threadIdx.x] = weight.map[threadIdx.x];
   const u32 pair = pack_bf16(weight.book[threadIdx.x / 16], weight.book[threadIdx.x % 16]);
 #pragma unroll
   for (int i = 0; i < 8; i++) table[threadIdx.x * 8 + (lane + i) % 8] = make_uint4(pair, pair, pair, pair);
   __syncthreads();
   const u32 *pairs = reinterpret_cast<const u32 *>(table) + lane;
-  const float offset = weight.offset;
 #else
   const u32 *pairs = nullptr;
-  const float *map = nullptr;
-  const float offset = 0;
 #endif
 
   float total[4] = {};
-  for (; block < end; block += AHEAD) {
+  for (; step < end; step += AHEAD) {
 #pragma unroll
     for (int i = 0; i < AHEAD; i++) {
-      if (block + i >= end) continue;
-      float sum[4] = {};
+      if (step + i >= end) continue;
+      Piece &piece = pieces[i];
+      piece.trade(quarter);
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        u32 a[4];
-        pieces[i].operand(a, j, pairs);
-        const uint4 four = pieces[i].right[j / 2];
-        multiply(sum, a, j % 2 ? four.z : four.x, j % 2 ? four.w : four.y);
+      for (int half = 0; half < 2; half++) {
+        float sum[4] = {};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          u32 a[4];
+          piece.operand(a, half, j, pairs);
+          const uint4 four = piece.right[half][j / 2];
+          multiply(sum, a, j % 2 ? four.z : four.x, j % 2 ? four.w : four.y);
+        }
+#if FOUR_BIT
+        // Behind the last block there are only zeros, but a scale must be read inside.
+        const u32 block = min(2 * (step + i) + half, blocks - 1);
+        const float above = scales[g * (blocks + 1) + block], below = scales[(g + 8) * (blocks + 1) + block];
+#else
+        const float above = 1, below = 1;
+#endif
+        total[0] += above * sum[0];
+        total[1] += above * sum[1];
+        total[2] += below * sum[2];
+        total[3] += below * sum[3];
       }
-      pieces[i].add(total, sum, map, offset);
-      if (block + AHEAD + i >= end) continue;
-      pieces[i].read(weight, row, blocks_per_row, block + AHEAD + i, quarter);
-      read_right(pieces[i], x_row, block + AHEAD + i, quarter);
+      if (step + AHEAD + i >= end) continue;
+      piece.read(weight, row, cols, (step + AHEAD + i) * 128, quarter);
+      piece.read_right(x_row, cols, (step + AHEAD + i) * 128, quarter);
     }
   }
 
