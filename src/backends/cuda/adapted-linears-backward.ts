@@ -128,12 +128,14 @@ function gradientOfNarrow(device: CudaDevice, { b, dy, ranges }: AdaptedLinearsB
   const { adapted, narrow, padded, rank, g, rounded } = plan;
   if (!narrow) return NOTHING;
   const products = adapted.map((i, unit) => {
-    const [master, c] = [b[i]!, colSlice(narrow, unit * padded, unit * padded + rank)];
-    const read = rounded && master.dtype !== rounded.dtype ? colSlice(rounded, 0, master.cols) : null;
-    return inOrder(
-      read ? stackRows(device, [master], rank, read) : NOTHING,
-      product(device, { c, a: dy[i]!, b: rowSlice(read ?? master, 0, rank), transposeB: true }),
-    );
+    const [from, a, master] = [unit * padded, dy[i]!, b[i]!];
+    if (!rounded || master.dtype === rounded.dtype) {
+      const c = colSlice(narrow, from, from + rank);
+      return product(device, { c, a, b: rowSlice(master, 0, rank), transposeB: true });
+    }
+    const read = colSlice(rounded, 0, master.cols);
+    const c = colSlice(narrow, from, from + padded);
+    return inOrder(stackRows(device, [master], rank, read), product(device, { c, a, b: read, transposeB: true }));
   });
   return inOrder(...products, placeProducts(device, { from: narrow, padded, to: g, named: null }, ranges));
 }

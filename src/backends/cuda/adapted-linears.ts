@@ -12,6 +12,8 @@ import { castTo, NOTHING, type ProductOf, product } from "./products.ts";
 import { decodeInto } from "./quantization.ts";
 import type { Room } from "./room.ts";
 
+/** Rows of scratch start on a cache line, whatever the rank. */
+const STRIDE_UNIT = 64;
 /** cuBLASLt reads a bias in whole words of so many bytes. */
 const BIAS_ALIGNMENT = 16;
 
@@ -50,7 +52,8 @@ export function planForward(args: AdaptedLinearsArgs, room: Room): Plan {
   const { x, weights } = args;
   const active = planActive(args, room);
   const rows = Math.max(...weights.map((weight) => weight.rows));
-  return { active, weight: room.take(x.dtype, rows, x.cols + (active?.padded ?? 0)) };
+  const cols = x.cols + (active?.padded ?? 0);
+  return { active, weight: room.take(x.dtype, rows, cols, Math.ceil(cols / STRIDE_UNIT) * STRIDE_UNIT) };
 }
 
 function planActive({ x, weights, a, xTail, ranges }: AdaptedLinearsArgs, room: Room): Active | null {

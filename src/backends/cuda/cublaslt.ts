@@ -25,11 +25,14 @@ const PROTOTYPES = {
     "int cublasLtMatmulPreferenceSetAttribute(uint64 preference, int attribute, const void *value, size_t bytes)",
   heuristic:
     "int cublasLtMatmulAlgoGetHeuristic(uint64 handle, uint64 description, uint64 a, uint64 b, uint64 c, uint64 d, uint64 preference, int wanted, _Out_ void *results, void *count)",
+  algorithmCheck:
+    "int cublasLtMatmulAlgoCheck(uint64 handle, uint64 description, uint64 a, uint64 b, uint64 c, uint64 d, const void *algorithm, _Out_ void *result)",
   matmul:
     "int cublasLtMatmul(uint64 handle, uint64 description, uint64 alpha, uint64 a, uint64 layoutA, uint64 b, uint64 layoutB, uint64 beta, uint64 c, uint64 layoutC, uint64 d, uint64 layoutD, const void *algorithm, uint64 workspace, size_t workspaceBytes, uint64 stream)",
 } as const;
 
 const TYPES = { f32: 0, bf16: 14 } as const;
+const BYTES = { f32: 4, bf16: 2 } as const;
 const COMPUTE_F32 = 68;
 const DESCRIPTION = { transposeA: 3, transposeB: 4, epilogue: 7, bias: 8 } as const;
 /** A bias for each column of C, in C's dtype, added before rounding. */
@@ -43,6 +46,8 @@ const STATE_AT = 72;
 const BEST_ALIGNMENT = 256;
 const WORKSPACE_BYTES = 32 << 20;
 
+/** Below so many operations all algorithms are about as fast, and there are many such shapes: the first one is taken. */
+const LEAST_TIMED = 1e9;
 const CANDIDATES = 16;
 /** Candidates are timed in turns: clocks drift under the power limit, and a single pass ranks them wrongly. */
 const TURNS = 7;
@@ -138,7 +143,8 @@ export class CublasLt {
     const key = JSON.stringify([shape, aligned, beta !== 0]);
     let product = this.#products.get(key);
     if (!product) {
-      product = new Product(this, shape, aligned, `${this.version} ${key}`);
+      const kind = JSON.stringify([kindOf(shape), aligned, beta !== 0]);
+      product = new Product(this, shape, aligned, key, `${this.version} ${kind}`);
       this.#products.set(key, product);
     }
     const chosen = product;
@@ -196,11 +202,28 @@ export class CublasLt {
   }
 }
 
-/** The largest power of two up to 256 that divides an address. */
+/** The largest power of two up to 256 that divides an address or a number of bytes. */
 function alignmentOf(address: number): number {
   let alignment = BEST_ALIGNMENT;
   while (address % alignment !== 0) alignment /= 2;
   return alignment;
+}
+
+/**
+ * What shapes have in common that share a timed algorithm: ranks and numbers of tokens vary from step to step, and timing each
+ * would cost more than it gains. Sizes count in quarters of an octave, strides by what they are multiples of.
+ */
+function kindOf({ m, n, k, strideA, strideB, strideC, ...flags }: ProductShape) {
+  const strides = [strideA * BYTES[flags.inputs], strideB * BYTES[flags.inputs], strideC * BYTES[flags.output]];
+  return { sizes: [m, n, k].map(quarterOctave), strides: strides.map(alignmentOf), ...flags };
+}
+
+const SMALLEST_SIZE = 64;
+
+function quarterOctave(size: number): number {
+  if (size <= SMALLEST_SIZE) return SMALLEST_SIZE;
+  const unit = 2 ** (Math.floor(Math.log2(size)) - 2);
+  return Math.ceil(size / unit) * unit;
 }
 
 /** One shape and alignment: the library's descriptions of it, and the algorithm that was chosen. */
@@ -210,10 +233,12 @@ class Product {
   readonly layouts: { readonly a: number; readonly b: number; readonly c: number };
   readonly #library: CublasLt;
   readonly #shape: ProductShape;
+  /** What it shares its timed algorithm by. */
+  readonly #kind: string;
   readonly #candidates: readonly Uint8Array[];
-  #algorithm: Uint8Array | null = null;
+  #algorithm: Uint8Array | null;
 
-  constructor(library: CublasLt, shape: ProductShape, aligned: readonly number[], key: string) {
+  constructor(library: CublasLt, shape: ProductShape, aligned: readonly number[], key: string, kind: string) {
     const {
       m,
       n,
@@ -229,6 +254,7 @@ class Product {
     } = shape;
     const calls = library.checked;
     this.key = key;
+    this.#kind = kind;
     this.#library = library;
     this.#shape = shape;
     this.description = out64((box) => calls.descriptionCreate(box, COMPUTE_F32, TYPES.f32));
@@ -244,20 +270,22 @@ class Product {
       b: transposeB ? layout(inputs, n, k, strideB) : layout(inputs, k, n, strideB),
       c: layout(output, m, n, strideC),
     };
-    this.#candidates = this.#ask(aligned);
-    if (this.#candidates.length === 0)
+    this.#algorithm = this.#kept();
+    this.#candidates = this.#algorithm ? [] : this.#ask(aligned);
+    if (this.#algorithm) return;
+    const [first] = this.#candidates;
+    if (!first)
       throw new QdlError("OP_UNSUPPORTED", `cuda: cuBLASLt ${library.version} has no algorithm for ${key}`, {
         details: { shape, aligned, version: library.version },
       });
-    const kept = library.tuning.get(key);
-    if (kept !== undefined) this.#algorithm = Uint8Array.from(Buffer.from(kept, "hex"));
-    else if (library.deterministic || this.#candidates.length === 1) this.#choose(this.#candidates[0]!);
+    const untimed = library.deterministic || this.#candidates.length === 1 || 2 * m * n * k < LEAST_TIMED;
+    if (untimed) this.#algorithm = first;
   }
 
-  /** Enqueues. The first time it also times the candidates, on these very operands, which waits for the device. */
+  /** Enqueues. The first of its kind also times the candidates, on these very operands, which waits for the device. */
   run(operands: Operands): void {
-    if (this.#algorithm === null) this.#tune(operands);
-    this.#library.enqueue(this, operands, this.#algorithm!);
+    this.#algorithm ??= this.#kept() ?? this.#choose(operands);
+    this.#library.enqueue(this, operands, this.#algorithm);
   }
 
   close(): void {
@@ -266,9 +294,17 @@ class Product {
     calls.descriptionDestroy(this.description);
   }
 
-  #choose(algorithm: Uint8Array): void {
-    this.#algorithm = algorithm;
-    this.#library.tuning.set(this.key, Buffer.from(algorithm).toString("hex"));
+  /** The algorithm that its kind has been timed to, if it can do this very shape too. */
+  #kept(): Uint8Array | null {
+    const text = this.#library.tuning.get(this.#kind);
+    if (text === undefined) return null;
+    const algorithm = Uint8Array.from(Buffer.from(text, "hex"));
+    const { calls, handle } = this.#library;
+    const { a, b, c } = this.layouts;
+    const result = new Uint8Array(RESULT_BYTES);
+    if (calls.algorithmCheck(handle, this.description, b, a, c, c, algorithm, result) !== 0) return null;
+    const workspace = new DataView(result.buffer).getBigUint64(ALGORITHM_BYTES, true);
+    return workspace <= WORKSPACE_BYTES ? algorithm : null;
   }
 
   /** Algorithms that can do it, the library's best guess first. */
@@ -298,7 +334,12 @@ class Product {
     return usable;
   }
 
-  #tune(operands: Operands): void {
+  /** Where the algorithm of its kind cannot do it, the first of its own: the kind's stays what it is. */
+  #choose(operands: Operands): Uint8Array {
+    return this.#library.tuning.get(this.#kind) === undefined ? this.#tune(operands) : this.#candidates[0]!;
+  }
+
+  #tune(operands: Operands): Uint8Array {
     const restore = operands.beta === 0 ? () => {} : this.#keepOutput(operands.c);
     const times = this.#candidates.map((): number[] => []);
     const clock = new Stopwatch(this.#library);
@@ -309,14 +350,16 @@ class Product {
     restore();
     const medians = times.map((list) => list.sort((x, y) => x - y)[TURNS >> 1]!);
     const best = medians.indexOf(Math.min(...medians));
-    this.#choose(this.#candidates[medians[best]! < (1 - LEAST_WIN) * medians[0]! ? best : 0]!);
+    const algorithm = this.#candidates[medians[best]! < (1 - LEAST_WIN) * medians[0]! ? best : 0]!;
+    this.#library.tuning.set(this.#kind, Buffer.from(algorithm).toString("hex"));
+    return algorithm;
   }
 
   /** Copies C aside, as products that add to it would spoil it. Returns what puts it back. */
   #keepOutput(c: number): () => void {
     const { driver, stream } = this.#library;
     const { m, n, strideC, output } = this.#shape;
-    const bytes = ((m - 1) * strideC + n) * (output === "f32" ? 4 : 2);
+    const bytes = ((m - 1) * strideC + n) * BYTES[output];
     const copy = out64((box) => driver.checked.memAlloc(box, bytes));
     driver.checked.memcpyOnDevice(copy, c, bytes, stream);
     return () => {
