@@ -1,6 +1,6 @@
 // The adapter on a device. Rank is a prefix of memory: A is [R, K] and B is kept as Bᵀ [R, M], so "the adapter at rank b"
 // is the first b rows of both. Master weights, gradients and moments are f32; the linears read a copy in the compute dtype
-// (the master itself when that is f32, or where the backend rounds masters as it reads them).
+// (the master itself when that is f32, or in training where the backend rounds masters as it reads them).
 
 import type { Backend, Placement } from "../backends/backend.ts";
 import type { AdapterParameters, LinearAdapter } from "../model/adapter-parameters.ts";
@@ -28,9 +28,12 @@ export interface AdapterTensor {
 
 const ALIGNMENT = 64;
 
-/** Dtype of A and B as the linears read them. */
-export const readDtype = (backend: Pick<Backend, "readsMasters">, computeDtype: "bf16" | "f32"): "bf16" | "f32" =>
-  backend.readsMasters ? "f32" : computeDtype;
+/** Dtype of A and B as the linears read them. Decoding, bound by what it reads, has a copy in any case. */
+export const readDtype = (
+  backend: Pick<Backend, "readsMasters">,
+  computeDtype: "bf16" | "f32",
+  trained: boolean,
+): "bf16" | "f32" => (trained && backend.readsMasters ? "f32" : computeDtype);
 
 /** Name, place and width of every trained matrix, in file order. */
 export function adapterLayout(model: ModelConfig, config: AdapterConfig) {
@@ -104,7 +107,9 @@ export class Adapter implements AdapterParameters, Disposable {
     const widths = layout.map(({ cols }) => cols);
     const masters = this.#pool(widths, "f32", "adapter weights");
     const copies =
-      readDtype(backend, computeDtype) === "bf16" ? this.#pool(widths, "bf16", "adapter compute copy") : null;
+      readDtype(backend, computeDtype, state !== null) === "bf16"
+        ? this.#pool(widths, "bf16", "adapter compute copy")
+        : null;
     const gradients = state ? this.#pool(widths, "f32", "adapter gradients") : null;
     const moments = state ? this.#moments(widths, state) : null;
     const gradientBuffer = gradients?.[0]?.buffer;

@@ -68,7 +68,7 @@ function estimateAt(
   shapes: SessionShapes,
   state: OptimizerState,
 ): MemoryEstimate {
-  const read = readDtype(backend, model.computeDtype);
+  const read = readDtype(backend, model.computeDtype, true);
   const adapter = phantomAdapter(model, config.adapter, read);
   const ofAdapter = adapterBytes(model.config, config.adapter, read, state);
   const widths = adapterLayout(model.config, config.adapter).map(({ cols }) => cols);
