@@ -99,12 +99,12 @@ function prepared<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor): St
 }
 
 /** Linears that share x: forward and backward calls, with tails. */
-function group(tokens: number, cols: number, outs: readonly number[], rank = RANK) {
+function group(tokens: number, cols: number, outs: readonly number[], rank: number, adapters: "bf16" | "f32") {
   const weights = outs.map((rows) => nf4(rows, cols));
   const [x, xTail] = sideBySide(tokens, [cols, RANK]);
   const packed = sideBySide(tokens, [...outs, RANK * outs.length]);
-  const a = outs.map(() => numbers("bf16", RANK, cols));
-  const b = outs.map((out) => numbers("bf16", RANK, out));
+  const a = outs.map(() => numbers(adapters, RANK, cols));
+  const b = outs.map((out) => numbers(adapters, RANK, out));
   const t = outs.map(() => numbers("bf16", tokens, RANK));
   const ranges = [{ from: 0, to: tokens, rank, scale: 0.25 }];
   const forward: ArgsOf<"adaptedLinears"> = {
@@ -225,7 +225,10 @@ function dequantize(): void {
 
 /** The linears of a layer with R = 64 on all of them: groups by in-features and out-features. */
 function layer(model: string, rank: number, shapes: Record<string, readonly [number, readonly number[]]>): void {
-  const groups = Object.entries(shapes).map(([name, [cols, outs]]) => ({ name, ...group(TOKENS, cols, outs, rank) }));
+  const groups = Object.entries(shapes).map(([name, [cols, outs]]) => ({
+    name,
+    ...group(TOKENS, cols, outs, rank, "f32"),
+  }));
   const scratch = scratchFor(
     groups.flatMap(({ forward, backward }) => [
       backend.scratchBytes("adaptedLinears", forward),
@@ -323,7 +326,7 @@ function decode(): void {
         [HIDDEN, [FEED_FORWARD, FEED_FORWARD]],
         [FEED_FORWARD, [HIDDEN]],
       ] as const) {
-        const calls = Array.from({ length: 8 }, () => group(rows, cols, outs).forward);
+        const calls = Array.from({ length: 8 }, () => group(rows, cols, outs, RANK, "bf16").forward);
         const ranges = Array.from({ length: rows }, (_, i) => ({
           from: i,
           to: i + 1,
