@@ -6,7 +6,15 @@ import type { AdaptedLinearsBackwardArgs } from "../../ops/adapted-linears-backw
 import { BYTES_PER_ELEMENT } from "../../tensor/dtype.ts";
 import { colSlice, rowSlice, type Tensor } from "../../tensor/tensor.ts";
 import type { Wish } from "../backend.ts";
-import { activeRanges, addRows, fillRows, paddedRank, placeProducts, stackRows } from "./adapter-columns.ts";
+import {
+  activeRanges,
+  addRows,
+  fillRows,
+  paddedRank,
+  placeProducts,
+  stackRows,
+  wholeLines,
+} from "./adapter-columns.ts";
 import type { CudaDevice, Step } from "./device.ts";
 import { commonType, inOrder } from "./kernel.ts";
 import { NOTHING, product } from "./products.ts";
@@ -21,7 +29,8 @@ export function backwardWishes({ x, a, dy }: AdaptedLinearsBackwardArgs): readon
   const adapted = a.filter((entry) => entry !== null);
   const unit = paddedRank(1, x.dtype);
   if (adapted.length === 0 || dy.some(({ cols }) => cols % unit !== 0)) return [];
-  return [{ beside: "dy", tail: "dyTail", tailColumns: adapted.length * paddedRank(adapted[0]!.rows, x.dtype) }];
+  const columns = adapted.length * paddedRank(adapted[0]!.rows, x.dtype);
+  return [{ beside: "dy", tail: "dyTail", tailColumns: wholeLines(columns, x.dtype) }];
 }
 
 /** Weights that go into dX in one product: those of linears first..end−1, and A's after them. */

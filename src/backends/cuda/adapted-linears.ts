@@ -5,15 +5,21 @@
 import type { AdaptedLinearsArgs } from "../../ops/adapted-linears.ts";
 import { colSlice, rowSlice, type Tensor } from "../../tensor/tensor.ts";
 import type { Wish } from "../backend.ts";
-import { activeRanges, fillRows, paddedRank, placeProducts, stackRows, turnRows } from "./adapter-columns.ts";
+import {
+  activeRanges,
+  fillRows,
+  paddedRank,
+  placeProducts,
+  stackRows,
+  turnRows,
+  wholeLines,
+} from "./adapter-columns.ts";
 import type { CudaDevice, Step } from "./device.ts";
 import { commonType, inOrder } from "./kernel.ts";
 import { castTo, NOTHING, type ProductOf, product } from "./products.ts";
 import { decodeInto } from "./quantization.ts";
 import type { Room } from "./room.ts";
 
-/** Rows of scratch start on a cache line, whatever the rank. */
-const STRIDE_UNIT = 64;
 /** cuBLASLt reads a bias in whole words of so many bytes. */
 const BIAS_ALIGNMENT = 16;
 
@@ -21,7 +27,7 @@ const BIAS_ALIGNMENT = 16;
 export function forwardWishes({ x, a }: AdaptedLinearsArgs): readonly Wish[] {
   const rank = a.find((entry) => entry !== null)?.rows ?? 0;
   if (rank === 0 || x.cols % paddedRank(1, x.dtype) !== 0) return [];
-  return [{ beside: "x", tail: "xTail", tailColumns: paddedRank(rank, x.dtype) }];
+  return [{ beside: "x", tail: "xTail", tailColumns: wholeLines(rank, x.dtype) }];
 }
 
 /** The adapters that act on a call. */
@@ -53,7 +59,7 @@ export function planForward(args: AdaptedLinearsArgs, room: Room): Plan {
   const active = planActive(args, room);
   const rows = Math.max(...weights.map((weight) => weight.rows));
   const cols = x.cols + (active?.padded ?? 0);
-  return { active, weight: room.take(x.dtype, rows, cols, Math.ceil(cols / STRIDE_UNIT) * STRIDE_UNIT) };
+  return { active, weight: room.take(x.dtype, rows, cols, wholeLines(cols, x.dtype)) };
 }
 
 function planActive({ x, weights, a, xTail, ranges }: AdaptedLinearsArgs, room: Room): Active | null {

@@ -50,7 +50,10 @@ struct Piece {
   uint4 right[2][2];
 
 #if FOUR_BIT
-  /** 32 neighbouring weights of a row each; half of them are for the lane two quarters away. */
+  /**
+   * 32 neighbouring weights of a row each; half of them are for the lane two quarters away. Behind the last column stays what
+   * was there: any byte is a pair of finite weights, and meets zeros of x.
+   */
   __device__ __forceinline__ void read(const FourBit &weight, const u32 (&row)[2], u32 cols, u32 column, u32 quarter) {
     if (column + quarter * 32 >= cols) return;
 #pragma unroll
@@ -86,10 +89,10 @@ struct Piece {
     for (int i = 0; i < 2; i++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        if (column + half * 64 >= cols) continue;
+        const bool inside = column + half * 64 < cols;
         const uint4 *from = reinterpret_cast<const uint4 *>(weight.values + row[i] * weight.stride + column + half * 64 + offset(quarter));
-        weights[i][2 * half] = from[0];
-        weights[i][2 * half + 1] = from[1];
+        weights[i][2 * half] = inside ? from[0] : make_uint4(0, 0, 0, 0);
+        weights[i][2 * half + 1] = inside ? from[1] : make_uint4(0, 0, 0, 0);
       }
   }
   __device__ __forceinline__ void trade(u32) {}
