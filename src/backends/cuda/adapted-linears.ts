@@ -69,13 +69,14 @@ function planActive({ x, weights, a, xTail, ranges }: AdaptedLinearsArgs, room: 
   const padded = paddedRank(rank, x.dtype);
   const inPlace = adapted.length === 1 && a[adapted[0]!]!.dtype === x.dtype;
   const behind = xTail && xTail.cols >= padded;
+  const cols = x.cols + padded;
   return {
     rank,
     padded,
     adapted,
     stack: inPlace ? null : room.take(x.dtype, adapted.length * padded, x.cols),
     narrow: room.take("f32", x.rows, adapted.length * padded),
-    wide: behind ? { ...x, cols: x.cols + padded } : room.take(x.dtype, x.rows, x.cols + padded),
+    wide: behind ? { ...x, cols } : room.take(x.dtype, x.rows, cols, wholeLines(cols, x.dtype)),
   };
 }
 
