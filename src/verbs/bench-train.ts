@@ -159,8 +159,10 @@ function peakBytesOf(backend: Backend, pagedBytes: number): number {
   return unified ? peakResidentBytes() : overheadBytes + backend.allocatedBytes - pagedBytes;
 }
 
-const trainSettings = ({ rankMax, batch, seq, memory, optimizerState }: CheckedBench): TrainSettings => ({
+const trainSettings = ({ rankMax, batch, seq, memory, optimizerState, drawRanks }: CheckedBench): TrainSettings => ({
   rankMax,
+  // Every rank, not only the powers of two: the hardest case for whatever is kept per rank.
+  ...(drawRanks && { ranks: Array.from({ length: rankMax }, (_, i) => i + 1) }),
   batch,
   seq,
   optimizerState,
