@@ -6,16 +6,19 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { CudaBuffer } from "../../src/backends/cuda/buffer.ts";
 import { CubinCache } from "../../src/backends/cuda/cubin-cache.ts";
+import { Driver } from "../../src/backends/cuda/driver.ts";
 import { kernelArguments } from "../../src/backends/cuda/launch.ts";
 import {
   cublasLtLibrary,
   driverLibrary,
+  type Library,
   libraryFolders,
   loadLibrary,
   nvrtcLibrary,
 } from "../../src/backends/cuda/libraries.ts";
 import { TuningCache } from "../../src/backends/cuda/tuning.ts";
 import { walkElements, walkRows, widthFor } from "../../src/backends/cuda/walk.ts";
+import type { QdlError } from "../../src/errors.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { matrix } from "../../src/tensor/tensor.ts";
 
@@ -185,5 +188,43 @@ describe("packs", () => {
     expect(walkElements(tensor("bf16", 3, 8))).toEqual({ width: 8, rows: 1, packs: 3, strides: [24] });
     expect(walkElements(tensor("bf16", 3, 8, 0, 16))).toEqual({ width: 8, rows: 3, packs: 1, strides: [16] });
     expect(walkRows(tensor("bf16", 3, 8))).toEqual({ width: 8, rows: 3, packs: 1, strides: [8] });
+  });
+});
+
+describe("a code of the driver", () => {
+  /** A driver whose every call gives this code. */
+  const driverGiving = (code: number): Driver => {
+    const texts: Record<string, string> = { cuGetErrorName: "CUDA_ERROR_NAME", cuGetErrorString: "what went wrong" };
+    const func = (prototype: string) => {
+      const text = Object.entries(texts).find(([name]) => prototype.includes(`${name}(`))?.[1];
+      if (text === undefined) return () => code;
+      return (_: number, box: string[]) => {
+        box[0] = text;
+        return 0;
+      };
+    };
+    return new Driver({ func } as unknown as Library);
+  };
+
+  it.each([
+    [700, "DEVICE_FAILED", /enqueued last was swiglu/, /CUDA_LAUNCH_BLOCKING/],
+    [214, "DEVICE_FAILED", /what went wrong \(CUDA_ERROR_NAME, 214\)/, /another GPU/],
+    [2, "DEVICE_FAILED", /streamSynchronize/, /smaller --memory/],
+    [100, "BACKEND_UNAVAILABLE", /no NVIDIA GPU/, /CUDA_VISIBLE_DEVICES/],
+    [209, "BACKEND_UNAVAILABLE", /does not accept a compiled kernel/, /Update NVIDIA's driver/],
+  ] as const)("%i is %s, with what to do", (code, expected, message, hint) => {
+    const driver = driverGiving(code);
+    driver.lastOp = "swiglu";
+    const error = (() => {
+      try {
+        return driver.checked.streamSynchronize(0);
+      } catch (caught) {
+        return caught;
+      }
+    })();
+    expect(error).toMatchObject({ code: expected, details: { code, lastOp: "swiglu" } });
+    expect((error as QdlError).message).toMatch(message);
+    expect((error as QdlError).hint).toMatch(hint);
+    expect(driver.raw.streamSynchronize(0)).toBe(code);
   });
 });

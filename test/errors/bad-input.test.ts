@@ -637,6 +637,7 @@ const ELSEWHERE: Partial<Record<ErrorCode, string>> = {
   BACKEND_UNAVAILABLE:
     "below: it takes a machine without a compiler, or a name that the command line does not let through",
   OP_UNSUPPORTED: "test/ops: every kernel is there for the models that can be opened",
+  DEVICE_FAILED: "test/backends/cuda.test.ts: a device that breaks while it works",
   OP_ARGUMENT: "test/ops: a bug in a caller",
   TENSOR_STALE: "test/ops: a bug in a caller",
   INTERRUPTED: "test/cli/flow.test.ts: no bad input",
