@@ -16,7 +16,7 @@ import type { Room } from "./room.ts";
 
 const MOST_ROWS = 8;
 const MOST_LINEARS = 4;
-/** Weights of a row that a step takes at once: one block of scales. */
+/** Rows hold whole blocks of scales. */
 const BLOCK = 64;
 const TILE = 16;
 const THREADS = 256;
@@ -35,12 +35,8 @@ interface Linear {
   readonly unit: number;
 }
 
-/** Whether few rows of x meet weights that the kernel can read in whole words. */
-export function hasFewRows(
-  x: Tensor,
-  weights: readonly FrozenWeight[],
-  compute: readonly (Tensor | null)[] = [],
-): boolean {
+/** Whether few rows of x meet weights that the kernel can read in whole words. `compute`: what must have x's dtype. */
+export function hasFewRows(x: Tensor, weights: readonly FrozenWeight[], compute: readonly (Tensor | null)[]): boolean {
   const fits = x.rows >= 1 && x.rows <= MOST_ROWS && x.cols % BLOCK === 0 && x.dtype === "bf16" && startsWhole(x);
   return fits && weights.every(isReadable) && compute.every((tensor) => tensor?.dtype !== "f32");
 }

@@ -1,0 +1,114 @@
+// What the cuda backend plans for a group of linears, seen without a GPU.
+
+import { describe, expect, test } from "vitest";
+import { forwardWishes, planForward } from "../../src/backends/cuda/adapted-linears.ts";
+import { backwardWishes, planBackward } from "../../src/backends/cuda/adapted-linears-backward.ts";
+import { coverRows } from "../../src/backends/cuda/adapter-columns.ts";
+import { Room, roomBytes } from "../../src/backends/cuda/room.ts";
+import { phantomTensor } from "../../src/model/phantom.ts";
+import type { AdaptedLinearsArgs } from "../../src/ops/adapted-linears.ts";
+import type { AdaptedLinearsBackwardArgs } from "../../src/ops/adapted-linears-backward.ts";
+import type { FrozenWeight } from "../../src/ops/frozen-weight.ts";
+import type { RankRange } from "../../src/ops/rank-range.ts";
+import { colSlice, type Tensor } from "../../src/tensor/tensor.ts";
+
+const TOKENS = 2048;
+const RANK = 64;
+
+const nf4 = (rows: number, cols: number): FourBitWeight => ({
+  ...{ format: "nf4", rows, cols, codes: phantomTensor("u8", 1, (rows * cols) / 2) },
+  scales: { kind: "plain", absmax: phantomTensor("f32", 1, (rows * cols) / 64) },
+});
+type FourBitWeight = Extract<FrozenWeight, { codes: Tensor }>;
+
+/** Column blocks of one matrix. */
+function sideBySide(widths: readonly number[]): Tensor[] {
+  const whole = phantomTensor(
+    "bf16",
+    TOKENS,
+    widths.reduce((a, b) => a + b),
+  );
+  let from = 0;
+  return widths.map((width) => {
+    from += width;
+    return colSlice(whole, from - width, from);
+  });
+}
+
+const atRank = (rank: number): RankRange[] => [{ from: 0, to: TOKENS, rank, scale: 1 }];
+
+function forward(cols: number, outs: readonly number[], tail: boolean, rank = RANK): AdaptedLinearsArgs {
+  const [x, xTail] = sideBySide([cols, RANK]);
+  return {
+    ...{ x: x!, xTail: tail ? xTail! : null, weights: outs.map((out) => nf4(out, cols)), biases: outs.map(() => null) },
+    a: outs.map(() => phantomTensor("f32", RANK, cols)),
+    b: outs.map((out) => phantomTensor("f32", RANK, out)),
+    t: outs.map(() => phantomTensor("bf16", TOKENS, RANK)),
+    y: outs.map((out) => phantomTensor("bf16", TOKENS, out)),
+    ranges: atRank(rank),
+  };
+}
+
+function backward(cols: number, outs: readonly number[], tail: boolean, rank = RANK): AdaptedLinearsBackwardArgs {
+  const { x, weights, a, b, t, y, ranges } = forward(cols, outs, tail, rank);
+  const beside = sideBySide([...outs, outs.length * RANK]);
+  return {
+    ...{ x, weights, a, b, t, ranges, dx: phantomTensor("bf16", TOKENS, cols) },
+    dy: tail ? beside.slice(0, -1) : y,
+    dyTail: tail ? beside.at(-1)! : null,
+    da: a,
+    db: b,
+  };
+}
+
+describe("linears on cuda", () => {
+  test("wish room for every adapter, in whole cache lines, where the first column starts on 16 bytes", () => {
+    expect(forwardWishes(forward(4096, [4096, 1024, 1024], false))).toEqual([
+      { beside: "x", tail: "xTail", tailColumns: 64 },
+    ]);
+    expect(backwardWishes(backward(4096, [4096, 1024, 1024], false))).toEqual([
+      { beside: "dy", tail: "dyTail", tailColumns: 192 },
+    ]);
+    expect(forwardWishes(forward(4100, [64], false))).toEqual([]);
+    expect(backwardWishes(backward(4096, [64, 100], false))).toEqual([]);
+  });
+
+  test("need scratch for one weight and the adapters' narrow products, and for x only where there is no tail", () => {
+    const bytes = (tail: boolean) => roomBytes((room) => planForward(forward(4096, [4096, 1024, 1024], tail), room));
+    const narrow = 3 * RANK * (2 * 4096 + 4 * TOKENS);
+    expect(bytes(true) - 2 * 4096 * (4096 + RANK) - narrow).toBeLessThan(1024);
+    expect(bytes(false) - bytes(true)).toBe(2 * TOKENS * (4096 + RANK));
+  });
+
+  test("make dX of a group in one product, of weights too large for that one by one, and the adapters apart without a tail", () => {
+    const spans = (args: AdaptedLinearsBackwardArgs) => planBackward(args, new Room(null)).spans;
+    expect(spans(backward(4096, [11_008, 11_008], true))).toEqual([{ first: 0, end: 2, adapters: true }]);
+    expect(spans(backward(8192, [28_672, 28_672], true))).toEqual([
+      { first: 0, end: 1, adapters: false },
+      { first: 1, end: 2, adapters: true },
+    ]);
+    expect(spans(backward(4096, [1024, 1024], false))).toEqual([
+      { first: 0, end: 1, adapters: false },
+      { first: 1, end: 2, adapters: false },
+      { first: 0, end: 0, adapters: true },
+    ]);
+    expect(spans(backward(4096, [1024, 1024], true, 0))).toEqual([{ first: 0, end: 2, adapters: false }]);
+  });
+
+  test("cover every row with ranges, rank 0 where no adapter acts", () => {
+    const ranges = [
+      { from: 2, to: 4, rank: 3, scale: 1 },
+      { from: 4, to: 6, rank: 0, scale: 1 },
+      { from: 7, to: 7, rank: 5, scale: 1 },
+      { from: 8, to: 9, rank: 1, scale: 2 },
+    ];
+    expect(coverRows(ranges, 10).map(({ from, to, rank }) => [from, to, rank])).toEqual([
+      [0, 2, 0],
+      [2, 4, 3],
+      [4, 8, 0],
+      [8, 9, 1],
+      [9, 10, 0],
+    ]);
+    expect(coverRows([], 3)).toEqual([{ from: 0, to: 3, rank: 0, scale: 0 }]);
+  });
+});
