@@ -29,9 +29,10 @@ const HOPPER_ARCH = 90;
 const STATIC_SHARED_BYTES = 2048;
 /** Tiles start on 1024 bytes, dynamic shared memory does not. */
 const TILE_ALIGNMENT = 1024;
+/** The second half of an odd number of 16-column matrices is read one matrix past its row, and the sums of that are dropped. */
+const MATRIX_BYTES = 32;
 
 export interface AttentionCall extends AttentionAttributes {
-  readonly op: OpName;
   readonly path: Path;
   /** Columns of a head in tiles, zeros behind headDim. */
   readonly paddedDim: number;
@@ -66,7 +67,7 @@ export function attentionCall(
     SOFT_CAP: softCap === null ? 0 : 1,
     TYPE: type,
   };
-  return { ...attributes, op, path, paddedDim, heads, groups, share: heads / groups, defines };
+  return { ...attributes, path, paddedDim, heads, groups, share: heads / groups, defines };
 }
 
 /** The path of a call whose tensors are aligned. */
@@ -96,7 +97,7 @@ export function tileBytes({ path, paddedDim }: Pick<AttentionCall, "path" | "pad
 
 /** Dynamic shared memory for tiles of so many rows in all. */
 export const sharedBytesFor = (call: AttentionCall, rows: number): number =>
-  tileBytes(call, rows) + (call.path === "HOPPER" ? TILE_ALIGNMENT : 0);
+  tileBytes(call, rows) + (call.path === "HOPPER" ? TILE_ALIGNMENT : MATRIX_BYTES);
 
 /** Of these numbers of rows that go past, the first with which `rowsOf` rows of tiles fit a block. */
 export function fittingRows(

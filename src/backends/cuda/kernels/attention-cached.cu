@@ -47,7 +47,8 @@ attention_cached(const TYPE *q, i64 stride_q, const TYPE *k, i64 stride_k, const
 #define HEADS 16
 #define TILE 64  // queries; TILE_KEYS, the keys that go past at once, and TILED, whether tiles are launched, are given by the host
 
-/** Partial results of the `count` splits: weighted sums [queries, heads, count, HEAD_DIM], and for each its largest score in log2 and sum of weights. */
+/** Partial results of the `count` splits: weighted sums [queries, heads, count, HEAD_DIM], and for each of them its largest score in units of
+ * log2 and its sum of weights. */
 struct Splits {
   float *sums;
   float2 *totals;
@@ -132,7 +133,8 @@ attention_cached(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u
 
   // This block's keys, in whole rounds of all its warps.
   constexpr int ROUND = WARPS * KEYS;
-  const int begin = sequences.begin(query), end = sequences.end(query), per_split = ((end - begin + ROUND - 1) / ROUND + count_of_splits - 1) / count_of_splits * ROUND;
+  const int begin = sequences.begin(query), end = sequences.end(query), rounds = (end - begin + ROUND - 1) / ROUND;
+  const int per_split = (rounds + count_of_splits - 1) / count_of_splits * ROUND;
   const int from = begin + split * per_split, to = least(end, from + per_split);
   const u16 *keys = k + group * HEAD_DIM, *values = v + group * HEAD_DIM;
   const auto load = [&](int round) {
@@ -189,7 +191,8 @@ attention_cached(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u
   }
 #pragma unroll
   for (int i = 0; i < PADDED_DIM / 4; i++)
-    *(float2 *)(warp_sums + (warp * HEADS + tile_row() + 8 * (i & 1)) * PADDED_DIM + (i >> 1) * 8 + tile_column()) = make_float2(sums[2 * i], sums[2 * i + 1]);
+    *(float2 *)(warp_sums + (warp * HEADS + tile_row() + 8 * (i & 1)) * PADDED_DIM + (i >> 1) * 8 + tile_column()) =
+        make_float2(sums[2 * i], sums[2 * i + 1]);
   __syncthreads();
   for (int i = thread; i < count * (HEAD_DIM / 2); i += WARPS * 32) {
     const int head = i / (HEAD_DIM / 2), d = i % (HEAD_DIM / 2) * 2;

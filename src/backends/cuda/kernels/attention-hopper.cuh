@@ -153,7 +153,7 @@ INLINE void score_tiles(float (&t)[R], u32 a, u32 b) {
   }
   commit_products();
 }
-/** t += p·b, committed: p packed from 64 × ROWS, b a tile of ROWS rows, `chunk0` its first column. */
+/** t += p·b, committed: p is packed from 64 × ROWS, b a tile of ROWS rows from its first column or chunk of columns on. */
 template <int ROWS, int R, int P>
 INLINE void add_tiles(float (&t)[R], const u32 (&p)[P], u32 b) {
   static_assert(P * 4 == ROWS, "a column of p for each row of b");

@@ -43,7 +43,7 @@ INLINE void multiply_add(float *d, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/** t = a·bᵀ over the head dim: `a` are 16 rows of a tile (of this warp), `b` the R/2·... rows that become columns. */
+/** t = a·bᵀ over the head dim: `a` are 16 rows of a tile (those of this warp), `b` 2·R rows of another, the columns of t. */
 template <int R>
 INLINE void score_tile(float (&t)[R], u32 a, u32 b) {
   constexpr int COLUMNS = R * 2;
@@ -66,7 +66,7 @@ INLINE void score_tile(float (&t)[R], u32 a, u32 b) {
   }
 }
 
-/** t += p·b: p packed from a tile of 4·P/… columns, `b` a tile with as many rows; the columns are those of b from its address on. */
+/** t += p·b: p is a packed tile of 4·P columns, `b` as many rows of a tile; t is 2·R columns from the address of b on. */
 template <int R, int P>
 INLINE void add_product(float (&t)[R], const u32 (&p)[P], u32 b) {
   const int lane = threadIdx.x & 31;
