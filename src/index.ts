@@ -7,6 +7,7 @@ export { ERROR_CODES, type ErrorCode, QdlError } from "./errors.ts";
 export { type Estimate as ScoreEstimate, editDistance, type MetricName, measure } from "./eval/task-metrics.ts";
 // slice
 export type { DTypeRule, OutputDType } from "./formats/output-dtype.ts";
+export type { BaseError } from "./quant/base-error.ts";
 export { reportHtml } from "./report/html.ts";
 export type { Report, ReportRank, ReportSample, ReportStep } from "./report/report.ts";
 export type { ChatMessage } from "./tokenizer/template.ts";

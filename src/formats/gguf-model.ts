@@ -22,6 +22,12 @@ export interface GgufCheckpoint extends Checkpoint {
   readonly types: ReadonlyMap<string, TensorType>;
 }
 
+/** Whether some of the checkpoint's weights are blocks of codes in a GGUF file. */
+export function hasBlocks(checkpoint: Checkpoint): boolean {
+  const { types } = checkpoint as Partial<GgufCheckpoint>;
+  return types !== undefined && [...types.values()].some((type) => !isPlain(type));
+}
+
 /**
  * Opens the model in a GGUF file, which it then owns; `fileName` is its name in its folder.
  * Throws GGUF_INVALID, TENSOR_DTYPE, MODEL_UNSUPPORTED (architecture, tensors or tokenizer), TOKENIZER_INVALID.

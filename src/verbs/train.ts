@@ -9,8 +9,10 @@ import type { Sample } from "../data/batch.ts";
 import { BatchPlan } from "../data/batches.ts";
 import { hashSamples } from "../data/dataset.ts";
 import type { MetricName } from "../eval/task-metrics.ts";
+import { hasBlocks } from "../formats/gguf-model.ts";
 import type { NodeFolder } from "../formats/node-files.ts";
 import type { ModelConfig } from "../model/config.ts";
+import { type BaseError, measureBaseError } from "../quant/base-error.ts";
 import { reportHtml } from "../report/html.ts";
 import type { Report } from "../report/report.ts";
 import type { TrainConfig } from "../train/config.ts";
@@ -52,6 +54,8 @@ export interface TrainOptions extends TrainSettings, DataSettings, ModelSettings
   /** Aborting it ends the run with a checkpoint at the next step boundary. */
   readonly signal?: AbortSignal;
   readonly onEvent?: (event: TrainEvent) => void;
+  /** Hears how far the base is from a GGUF file of blocks, which are quantised again when they are loaded. */
+  readonly onBaseError?: (error: BaseError) => void;
   /** Hears of the final scores rank by rank. */
   readonly onScore?: (score: Scored) => void;
 }
@@ -93,6 +97,8 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   await using start = await initialAdapter(options, files.config, resolved);
   const config = { ...resolved, initialAdapterSha256: start?.sha256 ?? null };
   await using base = await openBase(files, options);
+  if (options.onBaseError && hasBlocks(files.checkpoint))
+    options.onBaseError(await measureBaseError(base.backend, base.model, files.checkpoint));
   const outcome = await learn({ options, config, base, data, batches, folder: run.folder, start });
   return { adapter: options.output, seconds: (performance.now() - began) / 1000, ...outcome };
 }

@@ -1,4 +1,5 @@
 import { QdlError } from "../../errors.ts";
+import type { BaseError } from "../../quant/base-error.ts";
 import { train } from "../../verbs/train.ts";
 import { trainValues } from "../check-settings.ts";
 import { defineCommand } from "../command.ts";
@@ -56,6 +57,7 @@ Ctrl-C stops at the next step with a checkpoint; --resume goes on to the same bi
       signal: interruption.signal,
       onDownload: context.onDownload,
       onLoad: (load) => progress.onLoad(load),
+      onBaseError: (error) => progress.line(baseErrorLine(error)),
       onEvent: (event) => progress.onEvent(event),
       onScore: (score) => progress.line(scoreLine(score, metric)),
     }).finally(() => progress.clear());
@@ -66,6 +68,13 @@ Ctrl-C stops at the next step with a checkpoint; --resume goes on to the same bi
     return { adapter, steps, seconds, report: reportFile, metricName: report.metricName, ranks: scoresJson(report) };
   },
 });
+
+/** What it cost to quantise a GGUF file's blocks again. */
+function baseErrorLine({ relative, linears }: BaseError): string {
+  const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
+  const each = linears.map(({ name, relative: own }) => `${name} ${percent(own)}`).join(", ");
+  return `base: off the file's weights by ${percent(relative)} of their norm (${each})`;
+}
 
 function interrupted(output: string, steps: number): QdlError {
   return new QdlError("INTERRUPTED", `train: stopped after ${steps} steps; the checkpoint is in ${output}`, {
