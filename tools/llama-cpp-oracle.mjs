@@ -1,5 +1,5 @@
 // What llama.cpp says of a GGUF model: greedy continuations with the gap between its two best logits at each token, and
-// the loss of texts. Run by test/verify/llama-cpp.test.ts in a process of its own:
+// the probabilities of the tokens of texts. Run by test/verify/llama-cpp.test.ts in a process of its own:
 //   node llama-cpp-oracle.mjs FOLDER-OF-NODE-LLAMA-CPP REQUEST.json      (the answer goes to standard output, as JSON)
 
 import { readFileSync } from "node:fs";
@@ -35,7 +35,7 @@ async function answer({ model: modelPath, lora, greedy, score, tokenize }) {
   const sequence = context.getSequence();
   const result = {
     greedy: greedy ? await each(greedy.prompts, (prompt) => continued(sequence, prompt, greedy.tokens)) : [],
-    score: score ? await each(score, (ids) => lossOf(sequence, ids)) : [],
+    score: score ? await each(score, (ids) => logsOf(sequence, ids)) : [],
     tokenize: (tokenize ?? []).map((text) => model.tokenize(text, true)),
   };
   await context.dispose();
@@ -63,11 +63,9 @@ async function continued(sequence, prompt, count) {
   return steps;
 }
 
-/** Mean −log p of each token after the first, and their number. */
-async function lossOf(sequence, ids) {
+/** log p of each token after the first. */
+async function logsOf(sequence, ids) {
   await sequence.clearHistory();
   const results = await sequence.controlledEvaluate(ids.slice(0, -1).map((id) => [id, ASK]));
-  let sum = 0;
-  for (let i = 0; i + 1 < ids.length; i++) sum -= Math.log(results[i].next.probabilities.get(ids[i + 1]));
-  return { sum, tokens: ids.length - 1 };
+  return ids.slice(1).map((id, i) => Math.log(results[i].next.probabilities.get(id)));
 }
