@@ -84,6 +84,8 @@ def models(transformers) -> dict:
         "llama-tied": transformers.LlamaConfig(**COMMON, tie_word_embeddings=True, rms_norm_eps=1e-5),
         "llama3-rope": transformers.LlamaConfig(**COMMON, head_dim=16, rope_parameters=llama3),
         "qwen2": transformers.Qwen2Config(**COMMON, tie_word_embeddings=False),
+        "gemma2": transformers.Gemma2Config(**COMMON, head_dim=16, sliding_window=24, query_pre_attn_scalar=16),
+        "gemma3": transformers.Gemma3TextConfig(**COMMON, head_dim=16, sliding_window=24, query_pre_attn_scalar=16),
         "qwen3": transformers.Qwen3Config(**COMMON, head_dim=16, tie_word_embeddings=True),
     }
 
@@ -95,8 +97,12 @@ def write_models(llama_cpp: Path) -> None:
 
 
     for name, config in models(transformers).items():
+        if ONLY and name not in ONLY:
+            continue
         torch.manual_seed(7)
-        model = transformers.AutoModelForCausalLM.from_config(config).to(torch.float16)
+        # Gemma's norms get 1 added in the dtype that they are stored in: f16 would lose bits.
+        dtype = torch.float32 if name.startswith("gemma") else torch.float16
+        model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.randn_like(parameter, dtype=torch.float32).to(torch.float16))
@@ -139,9 +145,14 @@ def convert(llama_cpp: Path, source: Path, out: Path) -> None:
            " '--outtype', 'f16'];\n"
            "from conversion.base import TextModel\n"
            "TextModel.get_vocab_base_pre = lambda self, tokenizer: 'gpt-2'\n"
+           # Gemma's converters ask for a tokenizer.model; the fixtures' tokenizer is byte-level for all.
+           "TextModel._set_vocab_sentencepiece = TextModel._set_vocab_gpt2\n"
            "import convert_hf_to_gguf; convert_hf_to_gguf.main()")
     subprocess.run([sys.executable, "-c", run, str(llama_cpp), str(source), str(out)], check=True)
 
+
+# Further arguments: names of the models to write, none for all.
+ONLY = sys.argv[2:]
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 // What llama.cpp calls an architecture: how its tensors are named and what became of them on conversion, beside the model
 // of transformers that it came from. (llama.cpp's gguf-py/gguf/tensor_mapping.py and conversion/*.py.)
 
+import type { MetadataReader } from "./gguf-metadata.ts";
+
 export interface GgufArchitecture {
   /** Class and type in config.json. */
   readonly hfClass: string;
@@ -9,6 +11,17 @@ export interface GgufArchitecture {
   readonly blocks: Readonly<Record<string, string>>;
   /** Whether rows of q and k are interleaved (gguf-rotary.ts). */
   readonly interleaved: boolean;
+  /** Whether norms are stored with the 1 that Gemma adds when it uses them. */
+  readonly normsPlusOne?: boolean;
+  /** Further settings of config.json, out of the metadata and what was read of it. */
+  readonly settings?: (read: MetadataReader, sizes: GgufSizes) => Record<string, unknown>;
+}
+
+export interface GgufSizes {
+  readonly hidden: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly headDim: number;
 }
 
 const BLOCKS = {
@@ -23,6 +36,25 @@ const BLOCKS = {
   ffn_down: "mlp.down_proj",
 } as const;
 
+const GEMMA_BLOCKS = {
+  ...BLOCKS,
+  post_attention_norm: "post_attention_layernorm",
+  ffn_norm: "pre_feedforward_layernorm",
+  post_ffw_norm: "post_feedforward_layernorm",
+} as const;
+
+/** llama.cpp knows Gemma's largest model by its layers; there scores are scaled by the width of a head of the residual stream. */
+const gemma =
+  (layersOfLargest: number) =>
+  (read: MetadataReader, { hidden, layers, heads, headDim }: GgufSizes): Record<string, unknown> => ({
+    hidden_act: undefined,
+    hidden_activation: "gelu_pytorch_tanh",
+    query_pre_attn_scalar: layers === layersOfLargest ? hidden / heads : headDim,
+    attn_logit_softcapping: read.own("attn_logit_softcapping"),
+    final_logit_softcapping: read.own("final_logit_softcapping"),
+    sliding_window: read.own("attention.sliding_window"),
+  });
+
 export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
   llama: { hfClass: "LlamaForCausalLM", modelType: "llama", blocks: BLOCKS, interleaved: true },
   qwen2: { hfClass: "Qwen2ForCausalLM", modelType: "qwen2", blocks: BLOCKS, interleaved: false },
@@ -31,6 +63,22 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     modelType: "qwen3",
     blocks: { ...BLOCKS, attn_q_norm: "self_attn.q_norm", attn_k_norm: "self_attn.k_norm" },
     interleaved: false,
+  },
+  gemma2: {
+    hfClass: "Gemma2ForCausalLM",
+    modelType: "gemma2",
+    blocks: GEMMA_BLOCKS,
+    interleaved: false,
+    normsPlusOne: true,
+    settings: gemma(46),
+  },
+  gemma3: {
+    hfClass: "Gemma3ForCausalLM",
+    modelType: "gemma3_text",
+    blocks: { ...GEMMA_BLOCKS, attn_q_norm: "self_attn.q_norm", attn_k_norm: "self_attn.k_norm" },
+    interleaved: false,
+    normsPlusOne: true,
+    settings: gemma(62),
   },
 };
 

@@ -41,6 +41,7 @@ export function configFromGguf(
     mlp_bias: file.tensors.has("blk.0.ffn_up.bias"),
     bos_token_id: read.number("tokenizer.ggml.bos_token_id"),
     eos_token_id: eosIds.length === 0 ? null : eosIds.length === 1 ? eosIds[0] : eosIds,
+    ...architecture.settings?.(read, { hidden, layers: read.need("block_count"), heads, headDim }),
   };
 }
 

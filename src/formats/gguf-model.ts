@@ -10,6 +10,7 @@ import { GGUF_ARCHITECTURES, type GgufArchitecture, hfTensorName, isInterleaved 
 import { configFromGguf } from "./gguf-config.ts";
 import { MetadataReader } from "./gguf-metadata.ts";
 import { interleavedRow, permutedRows } from "./gguf-rotary.ts";
+import { shifted } from "./gguf-shift.ts";
 import { tokenizerFromGguf } from "./gguf-tokenizer.ts";
 import { isPlain, type Metadata, type TensorType } from "./gguf-types.ts";
 import { memoryFolder } from "./memory-folder.ts";
@@ -105,11 +106,22 @@ function renamed(
     const name = hfTensorName(ggufName, architecture);
     if (name === null) unknown.push(ggufName);
     if (name === null || name === "table") continue;
-    const permuted = isInterleaved(name, architecture) ? permutedRows(stored, headDim, interleavedRow) : stored;
-    tensors.set(name, { tensor: { ...permuted, name }, type: stored.type });
+    const tensor = asStoredBefore(stored, name, architecture, headDim);
+    tensors.set(name, { tensor: { ...tensor, name }, type: stored.type });
   }
   if (unknown.length > 0) throw read.unsupported("tensors", unknown.slice(0, 8), `those of ${architecture.hfClass}`);
   return tensors;
+}
+
+/** The tensor with what the converter did to it undone. */
+function asStoredBefore(
+  stored: StoredTensor,
+  name: string,
+  architecture: GgufArchitecture,
+  headDim: number,
+): StoredTensor {
+  if (isInterleaved(name, architecture)) return permutedRows(stored, headDim, interleavedRow);
+  return architecture.normsPlusOne && /norm\.weight$/.test(name) ? shifted(stored, -1) : stored;
 }
 
 const encode = (value: unknown): Uint8Array =>

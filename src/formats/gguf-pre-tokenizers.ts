@@ -28,6 +28,13 @@ const gpt4 = (digits: string): string =>
 const TEKKEN =
   "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
+/** Three cuts, one after the other. */
+const DEEPSEEK3 = [
+  "\\p{N}{1,3}",
+  "[一-龥\u3040-\u309f\u30a0-\u30ff]+",
+  "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+];
+
 const plain = { normalizer: null, ignoreMerges: false, addsBos: false };
 const GPT2: PreTokenizerKind = { ...plain, preTokenizer: byteLevel(true) };
 const DIGIT_WISE: PreTokenizerKind = { ...plain, preTokenizer: sequence(DIGITS, byteLevel(true)) };
@@ -54,5 +61,6 @@ export const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizerKind>> = {
   qwen2: QWEN2,
   "deepseek-r1-qwen": QWEN2,
   stablelm2: QWEN2,
+  "deepseek-v3": { ...plain, preTokenizer: sequence(...DEEPSEEK3.map(split), byteLevel(false)) },
   tekken: { ...plain, preTokenizer: bySplit(TEKKEN), ignoreMerges: true, addsBos: true },
 };

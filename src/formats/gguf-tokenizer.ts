@@ -174,7 +174,8 @@ function mergesByScore(read: MetadataReader, { tokens, kinds }: GgufVocabulary):
   const ids = new Map(tokens.map((token, id) => [token, id]));
   const merges: { readonly pair: [string, string]; readonly score: number }[] = [];
   for (const [id, piece] of tokens.entries()) {
-    if (kinds[id] !== TOKEN_KIND.normal) continue;
+    // Pieces that were made user-defined are still merged in texts.
+    if (kinds[id] !== TOKEN_KIND.normal && kinds[id] !== TOKEN_KIND.userDefined) continue;
     const found: { readonly pair: [string, string]; readonly left: number; readonly right: number }[] = [];
     const characters = [...piece];
     for (let cut = 1; cut < characters.length; cut++) {

@@ -13,6 +13,7 @@ import {
 } from "./gguf-architecture.ts";
 import { type Llama3Rule, llama3Factors } from "./gguf-config.ts";
 import { halvedRow, permutedRows } from "./gguf-rotary.ts";
+import { shifted } from "./gguf-shift.ts";
 import { encodeGguf, f32, type GgufTensorToWrite, u32, type ValueToWrite } from "./gguf-write.ts";
 import { tokenizerMetadata } from "./gguf-write-tokenizer.ts";
 import { encodeFloats, type OutputDType, STORED } from "./output-dtype.ts";
@@ -33,6 +34,9 @@ const CONFIG = z.looseObject({
   intermediate_size: z.int(),
   max_position_embeddings: z.int().default(2048),
   rms_norm_eps: z.number().default(1e-6),
+  attn_logit_softcapping: z.number().nullish(),
+  final_logit_softcapping: z.number().nullish(),
+  sliding_window: z.int().nullish(),
   rope_theta: z.number().nullish(),
   rope_scaling: z.looseObject({}).nullish(),
   rope_parameters: z.looseObject({}).nullish(),
@@ -117,6 +121,9 @@ function architectureEntries(config: Config, { name, headDim }: GgufShape, rows:
   const key = (suffix: string, value: ValueToWrite): Entry => [`${name}.${suffix}`, value];
   const rope = ropeOf(config);
   const linear = (rope.rope_type ?? rope.type) === "linear";
+  const cap = (suffix: string, value: number | null | undefined): Entry[] =>
+    typeof value === "number" ? [key(suffix, f32(value))] : [];
+  const { attn_logit_softcapping: scores, final_logit_softcapping: logits, sliding_window: window } = config;
   return [
     key("vocab_size", u32(rows)),
     key("context_length", u32(config.max_position_embeddings)),
@@ -130,6 +137,9 @@ function architectureEntries(config: Config, { name, headDim }: GgufShape, rows:
     key("attention.layer_norm_rms_epsilon", f32(config.rms_norm_eps)),
     key("rope.dimension_count", u32(headDim)),
     key("rope.freq_base", f32(thetaOf(config))),
+    ...cap("attn_logit_softcapping", scores),
+    ...cap("final_logit_softcapping", logits),
+    ...(name.startsWith("gemma") && typeof window === "number" ? [key("attention.sliding_window", u32(window))] : []),
     ...(linear ? [key("rope.scaling.type", "linear"), key("rope.scaling.factor", f32(rope.factor as number))] : []),
   ];
 }
@@ -160,7 +170,12 @@ function weights(
   const present = [...new Set([...names.filter((name) => name !== "lm_head.weight"), ...optional])];
   return present.map((hfName) => {
     const stored = checkpoint.tensor(hfName);
-    const ordered = isInterleaved(hfName, architecture) ? permutedRows(stored, headDim, halvedRow) : stored;
+    const isNorm = /norm\.weight$/.test(hfName);
+    const ordered = isInterleaved(hfName, architecture)
+      ? permutedRows(stored, headDim, halvedRow)
+      : architecture.normsPlusOne && isNorm
+        ? shifted(stored, 1)
+        : stored;
     return tensorToWrite(
       ggufTensorName(hfName, architecture)!,
       ordered,

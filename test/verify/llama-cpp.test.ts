@@ -11,7 +11,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { readAdapter } from "../../src/adapter/file.ts";
 import { Adapter } from "../../src/adapter/parameters.ts";
 import { promptTokens } from "../../src/data/examples.ts";
@@ -34,6 +34,9 @@ const DOCS = ["ARCHITECTURE.md", "docs/data.md"].map((name) =>
 );
 
 const RANKS = [4, 64] as const;
+/** An hour: each test runs two programs over a model, on whatever cores there are. */
+vi.setConfig({ testTimeout: 3_600_000 });
+
 const NEW_TOKENS = 32;
 /** Logits nearer than this may swap for rounding alone. */
 const NEAR = 0.02;
@@ -305,7 +308,7 @@ test("perplexity is that of the original Q4_1 file within 1 %", async () => {
 
 test("held-out loss with the adapters: ours, llama.cpp's on the dequantised base, and on the original file", async () => {
   const file = process.env.QDYLORA_HELD_OUT || bundledData().heldOut;
-  const { losses, samples } = await ourLosses(file, "nf4", [0, ...RANKS], 16);
+  const { losses, samples } = await ourLosses(file, "nf4", [0, ...RANKS], 8);
   for (const [i, rank] of RANKS.entries()) {
     const own = losses[i + 1]!;
     const onBase = await lossInLlamaCpp({ model: at("base-nf4-dequantised.gguf"), lora: loraOf(rank) }, samples);
