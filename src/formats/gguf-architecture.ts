@@ -78,7 +78,10 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     blocks: { ...GEMMA_BLOCKS, attn_q_norm: "self_attn.q_norm", attn_k_norm: "self_attn.k_norm" },
     interleaved: false,
     normsPlusOne: true,
-    settings: gemma(62),
+    settings: (read, sizes) => ({
+      ...gemma(62)(read, sizes),
+      rope_local_base_freq: read.own("rope.freq_base_swa") ?? 10_000,
+    }),
   },
 };
 

@@ -38,6 +38,7 @@ const CONFIG = z.looseObject({
   final_logit_softcapping: z.number().nullish(),
   sliding_window: z.int().nullish(),
   rope_theta: z.number().nullish(),
+  rope_local_base_freq: z.number().nullish(),
   rope_scaling: z.looseObject({}).nullish(),
   rope_parameters: z.looseObject({}).nullish(),
 });
@@ -114,14 +115,23 @@ function parseConfig(configJson: unknown, path: string): Config {
   throw new QdlError("MODEL_CONFIG_INVALID", `${path}: config.json: ${issue!.path.join(".")}: ${issue!.message}`);
 }
 
-const ropeOf = (config: Config): Record<string, unknown> => config.rope_parameters ?? config.rope_scaling ?? {};
+/** Of the layers without a window, where the two kinds have their own. */
+function ropeOf({ rope_parameters: both, rope_scaling }: Config): Record<string, unknown> {
+  return (both?.full_attention as Record<string, unknown> | undefined) ?? both ?? rope_scaling ?? {};
+}
 const thetaOf = (config: Config): number => (ropeOf(config).rope_theta as number) ?? config.rope_theta ?? 10_000;
+
+/** Of the layers with a window, where they have their own. */
+function localThetaOf({ rope_parameters: both, rope_local_base_freq }: Config): number | undefined {
+  const sliding = both?.sliding_attention as { readonly rope_theta?: number } | undefined;
+  return sliding?.rope_theta ?? rope_local_base_freq ?? undefined;
+}
 
 function architectureEntries(config: Config, { name, headDim }: GgufShape, rows: number): Entry[] {
   const key = (suffix: string, value: ValueToWrite): Entry => [`${name}.${suffix}`, value];
   const rope = ropeOf(config);
   const linear = (rope.rope_type ?? rope.type) === "linear";
-  const cap = (suffix: string, value: number | null | undefined): Entry[] =>
+  const given = (suffix: string, value: number | null | undefined): Entry[] =>
     typeof value === "number" ? [key(suffix, f32(value))] : [];
   const { attn_logit_softcapping: scores, final_logit_softcapping: logits, sliding_window: window } = config;
   return [
@@ -137,8 +147,9 @@ function architectureEntries(config: Config, { name, headDim }: GgufShape, rows:
     key("attention.layer_norm_rms_epsilon", f32(config.rms_norm_eps)),
     key("rope.dimension_count", u32(headDim)),
     key("rope.freq_base", f32(thetaOf(config))),
-    ...cap("attn_logit_softcapping", scores),
-    ...cap("final_logit_softcapping", logits),
+    ...given("rope.freq_base_swa", localThetaOf(config)),
+    ...given("attn_logit_softcapping", scores),
+    ...given("final_logit_softcapping", logits),
     ...(name.startsWith("gemma") && typeof window === "number" ? [key("attention.sliding_window", u32(window))] : []),
     ...(linear ? [key("rope.scaling.type", "linear"), key("rope.scaling.factor", f32(rope.factor as number))] : []),
   ];
