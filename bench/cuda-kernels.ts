@@ -55,7 +55,7 @@ async function measureAll(device: CudaBackend): Promise<void> {
     ],
     ["rmsNorm", () => ({ x: wide(), weight: bf16(1, HIDDEN), y: wide(), rstd: f32(TOKENS, 1), eps: 1e-5 })],
     ["rmsNormBackward", () => ({ x: wide(), weight: bf16(1, HIDDEN), rstd: f32(TOKENS, 1), dy: wide(), dx: wide() })],
-    ["rope", () => ({ x: wide(), cosSin: f32(TOKENS, 128), y: wide(), direction: "forward" as const })],
+    ["rope", () => ({ x: wide(), cosSin: f32(TOKENS, 128), y: wide(), headDim: 128, direction: "forward" as const })],
     ["glu", () => glu(HIDDEN)],
     ["glu", () => glu(FEED_FORWARD)],
     [

@@ -176,6 +176,7 @@ function memory(): void {
       x: m.floats(rows, hidden),
       cosSin: m.floats(rows, 32, "f32"),
       y: m.empty(m.dtype, rows, hidden),
+      headDim: 32,
       direction: "forward" as const,
     }));
     for (const activation of ACTIVATIONS) {

@@ -17,6 +17,7 @@ import { gelu } from "./gelu.ts";
 import { geluBackward } from "./gelu-backward.ts";
 import { glu } from "./glu.ts";
 import { gluBackward } from "./glu-backward.ts";
+import { joinColumns } from "./join-columns.ts";
 import { kvAppend } from "./kv-append.ts";
 import { layerNorm } from "./layer-norm.ts";
 import { layerNormBackward } from "./layer-norm-backward.ts";
@@ -29,6 +30,7 @@ import { rmsNorm } from "./rms-norm.ts";
 import { rmsNormBackward } from "./rms-norm-backward.ts";
 import { rope } from "./rope.ts";
 import { ropeTable } from "./rope-table.ts";
+import { splitColumns } from "./split-columns.ts";
 import { sumSquares } from "./sum-squares.ts";
 
 export const OPS = {
@@ -42,6 +44,8 @@ export const OPS = {
   rmsNormBackward,
   layerNorm,
   layerNormBackward,
+  splitColumns,
+  joinColumns,
   ropeTable,
   rope,
   attention,

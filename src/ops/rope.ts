@@ -1,5 +1,6 @@
-// Rotary embedding (arXiv 2104.09864), halves layout: for i < D/2 in each head,
+// Rotary embedding (arXiv 2104.09864), halves layout: for i < D/2 in each head, D the columns that are rotated,
 //   y_i = x_i·cos_i − x_{i+D/2}·sin_i,  y_{i+D/2} = x_{i+D/2}·cos_i + x_i·sin_i.
+// Columns D… of a head pass through (GPT-NeoX rotates a quarter of a head).
 // direction "backward" rotates by the opposite angle: a rotation's transpose is its inverse, so this op is its own gradient.
 
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
@@ -9,10 +10,12 @@ import { broken, bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } f
 export interface RopeArgs {
   /** [N, H·D] */
   readonly x: Tensor;
-  /** f32 [N, D] */
+  /** f32 [N, D]; D ≤ headDim */
   readonly cosSin: Tensor;
   /** [N, H·D]; may be x */
   readonly y: Tensor;
+  /** Columns of a head. */
+  readonly headDim: number;
   /** Sign of the angle. */
   readonly direction: "forward" | "backward";
 }
@@ -36,26 +39,25 @@ export const rope: Op<RopeArgs> = {
     args: { x: { gradientOf: "y" }, cosSin: "cosSin", y: { gradientOf: "x" } },
     attributes: { direction: "backward" },
   },
-  validate({ x, cosSin, direction }) {
-    if (cosSin.cols < 2 || cosSin.cols % 2 !== 0)
-      throw broken(rope, "cosSin.cols", "an even head dim ≥ 2", cosSin.cols);
-    if (x.cols % cosSin.cols !== 0)
-      throw broken(rope, "x.cols", `whole heads of ${cosSin.cols} (from cosSin.cols)`, x.cols);
+  validate({ x, cosSin, headDim, direction }) {
+    if (!Number.isSafeInteger(headDim) || headDim < 2) throw broken(rope, "headDim", "a whole number ≥ 2", headDim);
+    if (cosSin.cols < 2 || cosSin.cols % 2 !== 0 || cosSin.cols > headDim)
+      throw broken(rope, "cosSin.cols", `an even number from 2 to the head dim of ${headDim}`, cosSin.cols);
+    if (x.cols % headDim !== 0) throw broken(rope, "x.cols", `whole heads of ${headDim}`, x.cols);
     if (direction !== "forward" && direction !== "backward")
       throw broken(rope, "direction", "forward or backward", direction);
   },
-  reference({ x, cosSin, y, direction }) {
-    const headDim = cosSin.cols;
-    const half = headDim / 2;
+  reference({ x, cosSin, y, headDim, direction }) {
+    const half = cosSin.cols / 2;
     const sign = direction === "forward" ? 1 : -1;
     const input = readMatrix(x);
     const angles = readMatrix(cosSin);
-    const out = new Float64Array(input.length);
+    const out = input.slice();
     for (let n = 0; n < x.rows; n++)
       for (let head = n * x.cols; head < (n + 1) * x.cols; head += headDim)
         for (let i = 0; i < half; i++) {
-          const cos = angles[n * headDim + i]!;
-          const sin = sign * angles[n * headDim + half + i]!;
+          const cos = angles[n * 2 * half + i]!;
+          const sin = sign * angles[n * 2 * half + half + i]!;
           const first = input[head + i]!;
           const second = input[head + half + i]!;
           out[head + i] = first * cos - second * sin;
@@ -72,6 +74,19 @@ export const rope: Op<RopeArgs> = {
       })),
     ),
     {
+      name: "part of each head",
+      dtypes: FLOATS,
+      make: (m) => sampleCall(m, 5, 3, 14, "forward", 6),
+    },
+    {
+      name: "part of each head, in place",
+      dtypes: FLOATS,
+      make(m) {
+        const args = sampleCall(m, 9, 2, 64, "forward", 32);
+        return { ...args, y: args.x };
+      },
+    },
+    {
       name: "in place",
       dtypes: FLOATS,
       make(m) {
@@ -82,7 +97,14 @@ export const rope: Op<RopeArgs> = {
   ],
   badSamples: [
     { name: "an odd head dim", make: (m) => sampleCall(m, 2, 1, 3, "forward") },
-    { name: "a broken head", make: (m) => ({ ...sampleCall(m, 2, 3, 4, "forward"), cosSin: m.normal("f32", 2, 8) }) },
+    {
+      name: "a broken head",
+      make: (m) => ({ ...sampleCall(m, 2, 3, 4, "forward"), headDim: 8, cosSin: m.normal("f32", 2, 8) }),
+    },
+    {
+      name: "more than a head",
+      make: (m) => ({ ...sampleCall(m, 2, 2, 4, "forward"), cosSin: m.normal("f32", 2, 8) }),
+    },
     { name: "no direction", make: (m) => ({ ...sampleCall(m, 2, 1, 4, "forward"), direction: "up" as "forward" }) },
   ],
   tolerance: {
@@ -99,18 +121,20 @@ function sampleCall(
   heads: number,
   headDim: number,
   direction: RopeArgs["direction"],
+  dims = headDim,
 ): RopeArgs {
-  const half = Math.floor(headDim / 2);
+  const half = Math.floor(dims / 2);
   const angles = readMatrix(m.normal("f64", n, half, 3));
-  const cosSin = Float64Array.from({ length: n * headDim }, (_, i) => {
-    const column = i % headDim;
-    const angle = angles[Math.floor(i / headDim) * half + (column % half)]!;
+  const cosSin = Float64Array.from({ length: n * dims }, (_, i) => {
+    const column = i % dims;
+    const angle = angles[Math.floor(i / dims) * half + (column % half)]!;
     return column < half ? Math.cos(angle) : Math.sin(angle);
   });
   return {
     x: m.normal(m.dtype, n, heads * headDim),
-    cosSin: m.values(statisticsDtype(m.dtype), n, headDim, cosSin),
+    cosSin: m.values(statisticsDtype(m.dtype), n, dims, cosSin),
     y: m.output("out", m.dtype, n, heads * headDim),
+    headDim,
     direction,
   };
 }

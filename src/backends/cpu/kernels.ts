@@ -71,11 +71,16 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
     layerNormBackward: kernel("layerNormBackward", (w, { x, weight, mean, rstd, dy, dx }) =>
       w.tensors(x, weight, mean, rstd, dy, dx),
     ),
-    ropeTable: kernel("ropeTable", (w, { positions, frequencies, cosSin }) =>
-      w.tensors(positions, frequencies, cosSin),
+    splitColumns: kernel("splitColumns", (w, { x, parts, groups }) => w.tensor(x).number(groups).list(parts)),
+    joinColumns: kernel("joinColumns", (w, { parts, y, groups }) => w.tensor(y).number(groups).list(parts)),
+    ropeTable: kernel("ropeTable", (w, { positions, frequencies, cosSin, magnitude }) =>
+      w.tensors(positions, frequencies, cosSin).number(magnitude),
     ),
-    rope: kernel("rope", (w, { x, cosSin, y, direction }) =>
-      w.tensors(x, headsOf(cosSin), y).number(direction === "forward" ? 0 : 1),
+    rope: kernel("rope", (w, { x, cosSin, y, headDim, direction }) =>
+      w
+        .tensors(x, cosSin, y)
+        .number(supportedHead(headDim))
+        .number(direction === "forward" ? 0 : 1),
     ),
     attention: kernel("attention", (w, { q, k, v, starts, o, lse, ...attributes }) =>
       scoring(w.tensors(q, k, v, starts, o, lse), attributes),
@@ -189,11 +194,6 @@ const scoring = (w: Words, { headDim, scale, window, softCap }: AttentionAttribu
     .number(scale)
     .number(window ?? 0)
     .number(softCap ?? 0);
-
-const headsOf = (cosSin: Tensor): Tensor => {
-  supportedHead(cosSin.cols);
-  return cosSin;
-};
 
 function supportedHead(headDim: number): number {
   if (headDim > LARGEST_HEAD)

@@ -2,6 +2,7 @@
 
 import type { KernelTable } from "../backend.ts";
 import { attentionKernels } from "./attention.ts";
+import { columnKernels } from "./columns.ts";
 import type { CudaDevice } from "./device.ts";
 import { elementwiseKernels } from "./elementwise.ts";
 import { gatherKernels } from "./gather.ts";
@@ -23,5 +24,6 @@ export function kernelTable(device: CudaDevice): KernelTable {
     ...quantizationKernels(device),
     ...optimizerKernels(device),
     ...attentionKernels(device),
+    ...columnKernels(device),
   };
 }

@@ -1,4 +1,4 @@
-// Rotates each head of a row by the angles of that row; y may be x. An item owns whole rows; reads x and the table, writes
+// Rotates the first columns of each head of a row by the angles of that row, the others pass; y may be x. An item owns whole rows; reads x and the table, writes
 // y once.
 #include "args.h"
 #include "rows.h"
@@ -12,8 +12,9 @@ constexpr int64_t LARGEST_DIM = 1024;
 static void rope(Context& context, const double* words, uint8_t*) {
   Args args(words);
   const Tensor x = args.tensor(), cosSin = args.tensor(), y = args.tensor();
+  const int64_t dim = args.integer();
   const float sign = args.integer() == 0 ? 1.0f : -1.0f;
-  const int64_t dim = cosSin.cols, half = dim / 2;
+  const int64_t turned = cosSin.cols, half = turned / 2;
   // Whole heads at a time, as many as fit the buffers.
   const int64_t width = most(1, LARGEST_DIM / dim) * dim;
   eachRow(context, x.rows, x.cols, [&](int64_t row) {
@@ -32,6 +33,7 @@ static void rope(Context& context, const double* words, uint8_t*) {
           low[j] = first * cosine[j] - second * turn;
           high[j] = second * cosine[j] + first * turn;
         }
+        if (in != out) copyRun(a + turned, dim - turned, low + turned);
       }
       commit(y, row, col, n, out);
     }

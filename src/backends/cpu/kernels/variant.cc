@@ -10,6 +10,8 @@
 #include "rms-norm-backward.cc"
 #include "layer-norm.cc"
 #include "layer-norm-backward.cc"
+#include "split-columns.cc"
+#include "join-columns.cc"
 #include "rope-table.cc"
 #include "rope.cc"
 #include "attention.cc"
