@@ -1,4 +1,4 @@
-"""Makes test/fixtures/parity: what an independent implementation computes for small Llama models with LoRA adapters.
+"""Makes test/fixtures/parity: what an independent implementation computes for small models with LoRA adapters.
 
     python tools/parity-fixtures.py            write the fixtures
     python tools/parity-fixtures.py --check    write nothing; recompute, compare with the stored files
@@ -6,12 +6,12 @@
 Needs torch, transformers, peft, safetensors and numpy (CPU is enough; about a minute). The versions used are in every JSON file.
 
 What independence means here. Nothing is imported from qdylora and nothing is written after its code:
-  - the model is transformers' LlamaForCausalLM (eager attention), loaded by transformers from the Hugging Face folder it
-    shares with our loader, so config.json and tensor names are read twice by unrelated code;
+  - the model is transformers' own class for the family (eager attention), loaded by transformers from the Hugging Face folder
+    it shares with our loader, so config.json and tensor names are read twice by unrelated code;
   - the adapter at rank b is peft's own LoRA of rank b, holding the first b rows of A and columns of B; peft computes the scale;
   - the gradients are torch's autograd, the clipping is torch.nn.utils.clip_grad_norm_, the optimizer torch.optim.AdamW;
   - sequences go through one by one, without padding and without packing;
-  - everything is float64. transformers casts RMSNorm and softmax to float32 for the sake of half precision; those casts are
+  - everything is float64. transformers casts norms and softmax to float32 for the sake of half precision; those casts are
     lifted (see `float64_islands`). Rotary angles stay in float32: there the contract is the float32 angle.
   - 4-bit quantisation is this file's own numpy, after the description in QLoRA (arXiv 2305.14314 section 3) and bitsandbytes:
     the stored weights are the ORIGINAL ones, and our loader has to arrive at the same dequantised values by itself.
@@ -35,13 +35,21 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.falcon import modeling_falcon
+from transformers.models.gemma2 import modeling_gemma2
+from transformers.models.gemma3 import modeling_gemma3
+from transformers.models.gpt2 import modeling_gpt2
+from transformers.models.gpt_neox import modeling_gpt_neox
 from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.phi3 import modeling_phi3
+from transformers.models.qwen2 import modeling_qwen2
+from transformers.models.qwen3 import modeling_qwen3
 
 OUT = Path(__file__).resolve().parent.parent / "test" / "fixtures" / "parity"
 RANK_MAX = 8  # R
 RANKS = [1, 4, 8]
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- models
@@ -135,8 +143,281 @@ MODELS = {
     ),
 }
 
-# Standard deviation of a linear's weights times the root of its in-features.
-WEIGHT_SCALE = dict(q_proj=0.6, k_proj=0.6, v_proj=0.5, o_proj=0.25, gate_proj=0.5, up_proj=0.5, down_proj=0.25)
+FALCON = {
+    "architectures": ["FalconForCausalLM"],
+    "model_type": "falcon",
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 64,
+    "alibi": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+# The families: small, and each switch that changes what is computed at least once.
+MODELS |= {
+    # A group per key/value head in the fused linear, a norm for each side, tied head.
+    "falcon-40b": (
+        {
+            **FALCON,
+            "vocab_size": 61,
+            "hidden_size": 48,
+            "num_attention_heads": 6,
+            "num_kv_heads": 2,
+            "new_decoder_architecture": True,
+        },
+        torch.bfloat16,
+        21,
+    ),
+    # One key/value head, one norm for both sides.
+    "falcon-7b": (
+        {
+            **FALCON,
+            "vocab_size": 53,
+            "hidden_size": 56,
+            "num_attention_heads": 7,
+            "new_decoder_architecture": False,
+            "multi_query": True,
+            "parallel_attn": True,
+            "ffn_hidden_size": 100,
+        },
+        torch.bfloat16,
+        22,
+    ),
+    # One norm with the new architecture, untied head, another base of the wavelengths.
+    "falcon-11b": (
+        {
+            **FALCON,
+            "vocab_size": 53,
+            "hidden_size": 32,
+            "num_attention_heads": 4,
+            "num_kv_heads": 2,
+            "new_decoder_architecture": True,
+            "num_ln_in_parallel_attn": 1,
+            "ffn_hidden_size": 90,
+            "tie_word_embeddings": False,
+            "rope_theta": 500042.0,
+        },
+        torch.bfloat16,
+        23,
+    ),
+    # Attention before the feed-forward, q, k and v of every head side by side, biases.
+    "falcon-rw": (
+        {
+            **FALCON,
+            "vocab_size": 53,
+            "hidden_size": 40,
+            "num_attention_heads": 4,
+            "new_decoder_architecture": False,
+            "multi_query": False,
+            "parallel_attn": False,
+            "bias": True,
+        },
+        torch.bfloat16,
+        24,
+    ),
+}
+
+SMALL = {
+    "vocab_size": 53,
+    "hidden_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 72,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+MODELS |= {
+    "llama-yarn": (
+        {
+            **SMALL,
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "rope_theta": 10000.0,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4},
+        },
+        torch.bfloat16,
+        31,
+    ),
+    # The window is shorter than the sequences.
+    "mistral": (
+        {
+            **SMALL,
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "head_dim": 12,
+            "sliding_window": 6,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+        },
+        torch.bfloat16,
+        32,
+    ),
+    # Biases on q, k and v; a window in the second layer only; tied head.
+    "qwen2": (
+        {
+            **SMALL,
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": True,
+        },
+        torch.bfloat16,
+        33,
+    ),
+    # Norms of q and k heads, a head dim unlike hidden/heads, biases, a window that is named but not used.
+    "qwen3": (
+        {
+            **SMALL,
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "head_dim": 14,
+            "attention_bias": True,
+            "use_sliding_window": False,
+            "sliding_window": 5,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": False,
+        },
+        torch.bfloat16,
+        34,
+    ),
+    # Fused linears, three quarters of a head rotated, a window. All sequences are longer than the 4 positions of the short factors.
+    "phi3": (
+        {
+            **SMALL,
+            "architectures": ["Phi3ForCausalLM"],
+            "model_type": "phi3",
+            "hidden_size": 64,
+            "sliding_window": 9,
+            "original_max_position_embeddings": 4,
+            "partial_rotary_factor": 0.75,
+            "rope_theta": 10000.0,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+                "long_factor": [1.0, 1.3, 1.9, 2.8, 4.0, 7.5],
+            },
+            "tie_word_embeddings": False,
+            "pad_token_id": 0,
+        },
+        torch.bfloat16,
+        35,
+    ),
+    # A quarter of a head rotated, both sides from the same stream with norms of their own, biases.
+    "gpt-neox": (
+        {
+            "architectures": ["GPTNeoXForCausalLM"],
+            "model_type": "gpt_neox",
+            "vocab_size": 53,
+            "hidden_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "intermediate_size": 100,
+            "max_position_embeddings": 64,
+            "hidden_act": "gelu",
+            "rotary_pct": 0.25,
+            "rotary_emb_base": 10000,
+            "use_parallel_residual": True,
+            "tie_word_embeddings": False,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+        torch.bfloat16,
+        36,
+    ),
+    # Learned positions, weights stored [in, out] under the bare model's names, GELU by tanh.
+    "gpt2": (
+        {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": 53,
+            "n_embd": 40,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_inner": 90,
+            "n_positions": 32,
+            "activation_function": "gelu_new",
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        torch.bfloat16,
+        37,
+    ),
+    # Caps on scores and logits that bite, windows in every second layer, norms on both ends of both sides, head dim unlike
+    # hidden/heads, a scale that is not its root.
+    "gemma2": (
+        {
+            **SMALL,
+            "architectures": ["Gemma2ForCausalLM"],
+            "model_type": "gemma2",
+            "head_dim": 12,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": 6,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 4.0,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": True,
+        },
+        torch.bfloat16,
+        38,
+    ),
+    # A layer with a window, one without, one with; a rotary embedding for each kind, one of them scaled.
+    "gemma3": (
+        {
+            **SMALL,
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            "num_hidden_layers": 3,
+            "hidden_size": 32,
+            "intermediate_size": 56,
+            "head_dim": 10,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": 6,
+            "sliding_window_pattern": 2,
+            "query_pre_attn_scalar": 8,
+            "rope_theta": 1000000.0,
+            "rope_local_base_freq": 10000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "tie_word_embeddings": True,
+        },
+        torch.bfloat16,
+        39,
+    ),
+}
+
+# The linears of a block by model_type, as peft names its targets; standard deviation of the weights times the root of their
+# in-features.
+LLAMA_LINEARS = dict(q_proj=0.6, k_proj=0.6, v_proj=0.5, o_proj=0.25, gate_proj=0.5, up_proj=0.5, down_proj=0.25)
+LINEARS = {
+    "llama": LLAMA_LINEARS,
+    "falcon": dict(query_key_value=0.6, dense=0.25, dense_h_to_4h=0.5, dense_4h_to_h=0.25),
+    "mistral": LLAMA_LINEARS,
+    "qwen2": LLAMA_LINEARS,
+    "qwen3": LLAMA_LINEARS,
+    "gemma2": LLAMA_LINEARS,
+    "gemma3_text": LLAMA_LINEARS,
+    "phi3": dict(qkv_proj=0.6, o_proj=0.25, gate_up_proj=0.5, down_proj=0.25),
+    "gpt_neox": dict(query_key_value=0.6, dense=0.25, dense_h_to_4h=0.5, dense_4h_to_h=0.25),
+    "gpt2": dict(c_attn=0.6, c_proj=0.25, c_fc=0.5),
+}
+EMBEDDINGS = ("embed_tokens", "word_embeddings", "embed_in", "wte", "wpe")
+
+
+def linears_of(config):
+    """Scale of the weights by the name of the linear."""
+    return LINEARS[config["model_type"]]
+
+
+def is_linear(config, key):
+    return key.endswith(".weight") and key.split(".")[-2] in linears_of(config)
+
 
 # ----------------------------------------------------------------------------------------------------------------- cases
 
@@ -190,6 +471,35 @@ CASES = {
         "alpha": 1.0,
         "curves": [],
     },
+}
+
+# One case for each model of the families: name -> base format and whether scales are quantised too. No ten steps: the loop and
+# the optimizer do not depend on the family.
+FAMILY_CASES = {
+    "falcon-40b": ("nf4", True),
+    "falcon-7b": ("nf4", False),
+    "falcon-11b": ("bf16", False),
+    "falcon-rw": ("bf16", False),
+    "llama-yarn": ("bf16", False),
+    "mistral": ("nf4", False),
+    "qwen2": ("nf4", True),
+    "qwen3": ("bf16", False),
+    "gemma2": ("nf4", True),
+    "gemma3": ("bf16", False),
+    "phi3": ("nf4", False),
+    "gpt-neox": ("bf16", False),
+    "gpt2": ("nf4", True),
+}
+CASES |= {
+    name: {
+        "model": name,
+        "baseFormat": base_format,
+        "doubleQuant": double,
+        "scaleRule": "alpha/b",
+        "alpha": 4.0,
+        "curves": [],
+    }
+    for name, (base_format, double) in FAMILY_CASES.items()
 }
 
 
@@ -299,15 +609,22 @@ def quantised_and_back(weight, fmt, double):
 
 
 class _Float64Torch:
-    """`torch` as transformers' Llama file sees it, with `float32` naming float64."""
+    """`torch` as transformers' modelling files see it, with `float32` naming float64."""
 
     def __getattr__(self, name):
         return torch.float64 if name == "float32" else getattr(torch, name)
 
 
 def float64_islands():
-    """RMSNorm and softmax say torch.float32 in that file; rotary embeddings say torch.float and keep it."""
-    modeling_llama.torch = _Float64Torch()
+    """Norms and softmax say torch.float32 in those files; rotary embeddings say torch.float and keep it."""
+    for modeling in (
+        modeling_llama, modeling_falcon, modeling_mistral, modeling_qwen2, modeling_qwen3, modeling_phi3,
+        modeling_gemma2, modeling_gemma3, modeling_gpt2, modeling_gpt_neox,
+    ):  # fmt: skip
+        modeling.torch = _Float64Torch()
+    # Gemma's norms say x.float().
+    for norm in (modeling_gemma2.Gemma2RMSNorm, modeling_gemma3.Gemma3RMSNorm):
+        norm.forward = lambda self, x: self._norm(x) * (1.0 + self.weight)
 
 
 def make_model_folder(name, folder):
@@ -321,28 +638,42 @@ def make_model_folder(name, folder):
     generator = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n")
-    shapes = {k: v.shape for k, v in LlamaForCausalLM(transformers.LlamaConfig.from_pretrained(folder)).state_dict().items()}
+    made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    tied = made.config.tie_word_embeddings
+    shapes = {key: value.shape for key, value in made.state_dict().items()}
     tensors = {}
     for key in sorted(shapes):
-        if key == "lm_head.weight" and config["tie_word_embeddings"]:
+        if key == "lm_head.weight" and tied:
             continue
         noise = torch.randn(shapes[key], generator=generator, dtype=torch.float64)
-        if key.endswith("norm.weight"):
+        if key.endswith("bias"):
+            value = 0.1 * noise
+        elif len(shapes[key]) == 1:
             value = 1 + 0.1 * noise
             # A tied head is as large as the embedding; the last norm brings the logits back to a size of 1.
-            if key == "model.norm.weight" and config["tie_word_embeddings"]:
+            if "layers" not in key and ".h." not in key and tied:
                 value = value / 4
-        elif key.endswith("bias"):
-            value = 0.1 * noise
-        elif "embed_tokens" in key:
-            value = noise / math.sqrt(config["hidden_size"]) * 4
-        elif "lm_head" in key:
-            value = noise / math.sqrt(config["hidden_size"])
+            if "gemma" in config["model_type"]:
+                # The norms behind attention and feed-forward say how large the branches are.
+                if key.split(".")[-2] in ("post_attention_layernorm", "post_feedforward_layernorm"):
+                    value = value / 4
+                value = value - 1
+        elif key.split(".")[-2] in EMBEDDINGS:
+            value = noise / math.sqrt(shapes[key][1]) * 4
+            if "gemma" in config["model_type"]:
+                value = value / math.sqrt(shapes[key][1])
+        elif key.split(".")[-2] == "lm_head":
+            value = noise / math.sqrt(shapes[key][1])
         else:
-            value = noise / math.sqrt(shapes[key][1]) * WEIGHT_SCALE[key.split(".")[-2]]
+            value = noise / math.sqrt(shapes[key][0 if config["model_type"] == "gpt2" else 1]) * linears_of(config)[key.split(".")[-2]]
         tensors[key] = value.to(dtype)
-        if key.split(".")[-2] in LINEARS and key.endswith("weight"):
+        if is_linear(config, key):
             tensors[key] = without_fp4_ties(tensors[key])
+    # Names as on the hub: those of the bare model, or of an older class, which transformers renames.
+    if config["model_type"] == "gpt2":
+        tensors = {key.removeprefix("transformer."): value for key, value in tensors.items()}
+    if config["model_type"] == "gpt_neox":
+        tensors["embed_out.weight"] = tensors.pop("lm_head.weight")
     save_tensors(tensors, folder / "model.safetensors")
 
 
@@ -353,41 +684,52 @@ def save_tensors(tensors, path):
 
 def load_base(folder, base_format, double):
     """transformers' model in float64, its block linears replaced by their quantised values; and the SHA-256 of those."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+    config = json.loads((folder / "config.json").read_text())
     stored = load_file(folder / "model.safetensors")
     digests = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.split(".")[-2] not in LINEARS or not name.endswith("weight"):
+            if not is_linear(config, name):
                 continue
-            weight = stored[name]
+            # Conv1D keeps [in, out]; what is quantised is [out, in] everywhere.
+            flipped = config["model_type"] == "gpt2"
+            weight = stored[name.removeprefix("transformer.")].T.contiguous() if flipped else stored[name]
             if base_format in ("nf4", "fp4"):
                 values = quantised_and_back(weight, base_format, double)
-                parameter.copy_(torch.from_numpy(values).double())
+                parameter.copy_(torch.from_numpy(values.T if flipped else values).double())
             else:
                 assert weight.dtype == {"bf16": torch.bfloat16, "f32": torch.float32}[base_format]
                 values = weight.float().numpy()
-            assert torch.equal(parameter, torch.from_numpy(values).double())
+            assert torch.equal(parameter.T if flipped else parameter, torch.from_numpy(values).double())
             digests[name] = hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").tobytes()).hexdigest()
     return model, digests
 
 
 def with_adapter(folder, case, rank, base_state):
     """A peft LoRA model of exactly `rank` over the given base weights; its A and B still to be filled."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     model.load_state_dict(base_state)
-    config = LoraConfig(r=rank, lora_dropout=0.0, bias="none", target_modules=LINEARS, **lora_settings(case, rank))
+    model_config = json.loads((folder / "config.json").read_text())
+    config = LoraConfig(
+        r=rank,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=list(linears_of(model_config)),
+        fan_in_fan_out=model_config["model_type"] == "gpt2",
+        **lora_settings(case, rank),
+    )
     return get_peft_model(model, config, autocast_adapter_dtype=False).double().eval()
 
 
 def adapter_parameters(model):
-    """'layers.0.self_attn.q_proj' -> (A [b, K], B [M, b]), peft's own parameters."""
+    """'layers.0.self_attn.q_proj' -> (A [b, K], B [M, b]), peft's own parameters, by their path (without a leading 'model.')."""
     pairs = {}
     for name, parameter in model.named_parameters():
         if ".lora_A." in name or ".lora_B." in name:
-            path = name.removeprefix("base_model.model.model.").split(".lora_")[0]
+            path = name.removeprefix("base_model.model.").removeprefix("model.").split(".lora_")[0]
             pairs.setdefault(path, [None, None])[0 if ".lora_A." in name else 1] = parameter
-    assert len(pairs) == 2 * len(LINEARS)
+    assert len(pairs) >= 8 and all(a is not None and b is not None for a, b in pairs.values())
     return pairs
 
 

@@ -6,7 +6,7 @@ import type { Folder } from "../formats/folder.ts";
 import type { DTypeRule } from "../formats/output-dtype.ts";
 import { openPeft, type PeftAdapter, type PeftModule, peftScale, writePeft } from "../formats/peft.ts";
 import { FAMILY_NAMES, type FamilyName, type LinearName, type ModelConfig } from "../model/config.ts";
-import { linearAt, linearPath } from "../model/families/index.ts";
+import { FAMILIES, linearAt, linearPath } from "../model/families/index.ts";
 import type { BaseIdentity } from "../model/frozen-model.ts";
 import type { AdapterManifest } from "./manifest.ts";
 import { adapterLayout } from "./parameters.ts";
@@ -36,7 +36,8 @@ export function peftAdapter({ rank, tensors }: AdapterWeights, { adapter, base }
     .filter((name) => name.endsWith(".A"))
     .map((name) => peftModule(base.family, name, rank, tensors));
   const scale = peftScale(adapter.scaleRule, { alpha: adapter.alpha, rankMax: adapter.rankMax, rank });
-  return { ...scale, baseModel: base.name, revision: base.revision, modules };
+  const fanInFanOut = FAMILIES[base.family].tensors.transposed ?? false;
+  return { ...scale, baseModel: base.name, revision: base.revision, fanInFanOut, modules };
 }
 
 /** Throws FILE_NOT_FOUND, ADAPTER_INVALID, SAFETENSORS_INVALID, TENSOR_NONFINITE. */
@@ -116,6 +117,7 @@ function peftModule(
   const b = tensors.get(`layers.${layer}.${linear}.B`)!;
   return {
     path: linearPath(family, Number(layer), linear),
+    target: linear,
     in: a.length / rank,
     out: b.length / rank,
     a: () => Promise.resolve(a),

@@ -34,7 +34,7 @@ export interface Checkpoint {
   /** Names as stored. */
   readonly tensorNames: readonly string[];
   /**
-   * The name under which a tensor is stored, or null. Names are asked for as `LlamaForCausalLM` has them
+   * The name under which a tensor is stored, or null. Names are asked for as the class for causal language models has them
    * ("model.layers.0…", "lm_head.weight"); checkpoints of the bare or of a wrapped model have other prefixes.
    */
   find(name: string): string | null;
@@ -85,8 +85,9 @@ function checkpointOver(
   files: Files,
   tensors: ReadonlyMap<string, StoredTensor>,
 ): Checkpoint {
-  const outer = outerPrefix([...tensors.keys()]);
-  const find = (name: string): string | null => candidates(name, outer).find((stored) => tensors.has(stored)) ?? null;
+  const prefixes = storedPrefix([...tensors.keys()]);
+  const find = (name: string): string | null =>
+    candidates(name, prefixes).find((stored) => tensors.has(stored)) ?? null;
   return {
     name: folder.path,
     folder,
@@ -106,17 +107,31 @@ function checkpointOver(
   };
 }
 
-const EMBEDDING = "embed_tokens.weight";
+/** Prefix of the inner model in the class for causal language models, and the embedding in it, by which it is found. */
+const INNER_MODELS: readonly { readonly prefix: string; readonly embedding: string }[] = [
+  { prefix: "model.", embedding: "embed_tokens.weight" },
+  { prefix: "transformer.", embedding: "word_embeddings.weight" },
+  { prefix: "transformer.", embedding: "wte.weight" },
+  { prefix: "gpt_neox.", embedding: "embed_in.weight" },
+];
 
-/** What stands before the inner model's names ("model.", "", "language_model.model."), told by the embedding's name. */
-function outerPrefix(names: readonly string[]): string {
-  const embedding = names.find((name) => name === EMBEDDING || name.endsWith(`.${EMBEDDING}`));
-  return embedding === undefined ? "model." : embedding.slice(0, -EMBEDDING.length);
+/** What the inner model's names begin with, in the class and as stored ("model.", "", "language_model.model."). */
+interface Prefixes {
+  readonly asked: string;
+  readonly stored: string;
 }
 
-function candidates(name: string, prefix: string): string[] {
-  if (name.startsWith("model.")) return [name, prefix + name.slice("model.".length)];
-  return [name, prefix.replace(/model\.$/, "") + name];
+function storedPrefix(names: readonly string[]): Prefixes {
+  for (const { prefix, embedding } of INNER_MODELS) {
+    const found = names.find((name) => name === embedding || name.endsWith(`.${embedding}`));
+    if (found !== undefined) return { asked: prefix, stored: found.slice(0, -embedding.length) };
+  }
+  return { asked: "", stored: "" };
+}
+
+function candidates(name: string, { asked, stored }: Prefixes): string[] {
+  if (name.startsWith(asked)) return [name, stored + name.slice(asked.length)];
+  return [name, stored.slice(0, stored.endsWith(asked) ? -asked.length : undefined) + name];
 }
 
 /** Tensor name → shard; null if there is no index. */

@@ -44,6 +44,8 @@ export function peftScale(
 export interface PeftModule {
   /** Module path in the model: "model.layers.0.self_attn.q_proj". */
   readonly path: string;
+  /** End of the path by which target_modules names it; default: its last part. */
+  readonly target?: string;
   /** K, in-features; M, out-features. */
   readonly in: number;
   readonly out: number;
@@ -57,6 +59,8 @@ export interface PeftAdapter extends PeftScale {
   /** Hub id or name of the base, never a path of this machine; null if unknown. */
   readonly baseModel: string | null;
   readonly revision: string | null;
+  /** The base keeps its weights [in, out]. Default: false. */
+  readonly fanInFanOut?: boolean;
   readonly modules: readonly PeftModule[];
 }
 
@@ -79,9 +83,10 @@ function peftConfig({
   useRslora,
   baseModel,
   revision,
+  fanInFanOut = false,
   modules,
 }: PeftAdapter): Record<string, unknown> {
-  const targets = new Set(modules.map((module) => module.path.split(".").at(-1)!));
+  const targets = new Set(modules.map(({ path, target }) => target ?? path.split(".").at(-1)!));
   return {
     peft_type: "LORA",
     task_type: "CAUSAL_LM",
@@ -94,7 +99,7 @@ function peftConfig({
     lora_dropout: 0,
     target_modules: [...targets].sort(),
     bias: "none",
-    fan_in_fan_out: false,
+    fan_in_fan_out: fanInFanOut,
     init_lora_weights: true,
     modules_to_save: null,
     layers_to_transform: null,

@@ -2,8 +2,22 @@
 // put together. A family (families/*.ts) makes it from config.json; model/blocks reads it. Export writes the file's own
 // JSON back (`Checkpoint.configJson`), so nothing that is not understood here gets lost.
 
+import type { Activation } from "../ops/activation.ts";
+import type { GeluForm } from "../ops/gelu.ts";
+
 /** Model families, each with a file in model/families. */
-export const FAMILY_NAMES = ["llama"] as const;
+export const FAMILY_NAMES = [
+  "llama",
+  "falcon",
+  "mistral",
+  "qwen2",
+  "qwen3",
+  "gemma2",
+  "gemma3",
+  "phi3",
+  "gpt-neox",
+  "gpt2",
+] as const;
 export type FamilyName = (typeof FAMILY_NAMES)[number];
 
 export interface ModelConfig {
@@ -20,6 +34,12 @@ export interface ModelConfig {
   readonly maxPositions: number;
   /** The head is the embedding: held once, written once. */
   readonly tiedEmbeddings: boolean;
+  /** Factor on the embedded tokens; the head does not have it. */
+  readonly embeddingScale: number;
+  /** Positions have embeddings of their own, added to those of the tokens. */
+  readonly learnedPositions: boolean;
+  /** c: logits become c·tanh(logit/c); null: none. */
+  readonly logitSoftCap: number | null;
   /** The kind of every norm of the model, the last one included. */
   readonly norm: NormOptions;
   readonly block: BlockOptions;
@@ -32,12 +52,15 @@ export interface ModelConfig {
 }
 
 export interface NormOptions {
-  readonly kind: "rms";
+  /** "layer" subtracts the mean and has a bias. */
+  readonly kind: "rms" | "layer";
   readonly eps: number;
+  /** The weight is stored less 1. It is held in f32 then: 1 + w has no bf16 for small w. */
+  readonly storedLessOne: boolean;
 }
 
-/** Norms of a block by what they act on; q and k per head. */
-export type NormName = "attention" | "feedForward";
+/** Norms of a block: of the inputs and outputs of its two sides, and of every query and key head. */
+export type NormName = "attention" | "attentionOutput" | "feedForward" | "feedForwardOutput" | "query" | "key";
 
 /** Name of a linear: its module's in the checkpoint, unique in a block (`q_proj`, `query_key_value`). */
 export type LinearName = string;
@@ -51,8 +74,13 @@ export interface LinearOptions {
   readonly bias: boolean;
 }
 
-/** A block: norm, attention, residual, norm, feed-forward, residual, with these choices. */
+/** A block: attention and feed-forward, each behind a norm, around a residual stream, with these choices. */
 export interface BlockOptions {
+  /**
+   * sequential: m = x + attention(norm(x)), y = m + feedForward(norm(m)).
+   * parallel: y = x + attention(norm(x)) + feedForward(norm(x)); without a norm of its own the feed-forward shares attention's.
+   */
+  readonly residual: "sequential" | "parallel";
   /** The norms that there are, and their modules in a layer of the checkpoint. */
   readonly norms: Readonly<Partial<Record<NormName, string>>>;
   /** Every linear, in the order of the forward. */
@@ -62,9 +90,7 @@ export interface BlockOptions {
 }
 
 export interface AttentionOptions {
-  readonly query: LinearName;
-  readonly key: LinearName;
-  readonly value: LinearName;
+  readonly projection: QkvOptions;
   readonly output: LinearName;
   /** Factor on q·k. */
   readonly scale: number;
@@ -72,35 +98,76 @@ export interface AttentionOptions {
   readonly softCap: number | null;
 }
 
-/** y = down(silu(gate(x)) · up(x)) */
-export interface FeedForwardOptions {
-  readonly gate: LinearName;
-  readonly up: LinearName;
-  readonly down: LinearName;
-}
+/** Where q, k and v come from: linears of their own, or one whose columns are `groups` equal groups [q … | k … | v …]. */
+export type QkvOptions =
+  | { readonly kind: "separate"; readonly query: LinearName; readonly key: LinearName; readonly value: LinearName }
+  | { readonly kind: "fused"; readonly linear: LinearName; readonly groups: number };
+
+export type FeedForwardOptions =
+  /** y = down(a(gate(x)) · up(x)) */
+  | {
+      readonly kind: "gated";
+      readonly projection: GateUpOptions;
+      readonly down: LinearName;
+      readonly activation: Activation;
+    }
+  /** y = down(gelu(up(x))) */
+  | { readonly kind: "plain"; readonly up: LinearName; readonly down: LinearName; readonly gelu: GeluForm };
+
+/** Where gate and up come from: linears of their own, or one whose columns are [gate | up]. */
+export type GateUpOptions =
+  | { readonly kind: "separate"; readonly gate: LinearName; readonly up: LinearName }
+  | { readonly kind: "fused"; readonly linear: LinearName };
 
 export interface LayerOptions {
-  /** Index into `ropes`. */
-  readonly rope: number;
+  /** Index into `ropes`; null: q and k are not rotated. */
+  readonly rope: number | null;
   /** Keys that a query sees, itself included; null: all before it. */
   readonly window: number | null;
 }
 
 export interface RopeOptions {
   readonly theta: number;
+  /** Columns of each head that are rotated, the first ones; even. */
+  readonly dims: number;
   readonly scaling: RopeScaling;
 }
 
 export type RopeScaling =
   | { readonly kind: "none" }
   | { readonly kind: "linear"; readonly factor: number }
+  /** The base grows with sequences longer than maxPositions (NTK-aware). */
+  | { readonly kind: "dynamic"; readonly factor: number; readonly maxPositions: number }
   | {
       readonly kind: "llama3";
       readonly factor: number;
       readonly lowFrequencyFactor: number;
       readonly highFrequencyFactor: number;
       readonly originalMaxPositions: number;
+    }
+  | {
+      readonly kind: "yarn";
+      readonly factor: number;
+      /** On cos and sin. */
+      readonly magnitude: number;
+      readonly betaFast: number;
+      readonly betaSlow: number;
+      readonly originalMaxPositions: number;
+      readonly truncate: boolean;
+    }
+  | {
+      readonly kind: "longrope";
+      /** Divisors of the frequencies, for sequences up to originalMaxPositions and for longer ones. */
+      readonly short: readonly number[];
+      readonly long: readonly number[];
+      /** On cos and sin. */
+      readonly magnitude: number;
+      readonly originalMaxPositions: number;
     };
+
+/** Columns of the norm of that name. */
+export const normWidth = ({ hidden, headDim }: ModelConfig, name: NormName): number =>
+  name === "query" || name === "key" ? headDim : hidden;
 
 /** Names of a block's linears, in the order of the forward. */
 export const linearNames = (config: ModelConfig): LinearName[] => config.block.linears.map(({ name }) => name);

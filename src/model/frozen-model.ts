@@ -11,9 +11,11 @@ export interface FrozenLinear {
   readonly bias: Tensor | null;
 }
 
-/** A norm's parameters, [1, C] each in the compute dtype. */
+/** A norm's parameters, [1, C] each ([1, D] for heads) in the compute dtype; the weight may be f32. */
 export interface FrozenNorm {
   readonly weight: Tensor;
+  /** null: none. */
+  readonly bias: Tensor | null;
 }
 
 export interface FrozenLayer {
@@ -45,6 +47,8 @@ export interface FrozenModel {
   readonly computeDtype: "bf16" | "f32";
   /** [V, C], bf16 (f32 when the base format is f32). */
   readonly embedding: Tensor;
+  /** [positions, C], of the embedding's dtype, or null: positions are not learned. */
+  readonly positions: Tensor | null;
   /** [V, C]; the same tensor as `embedding` when tied. */
   readonly head: Tensor;
   readonly finalNorm: FrozenNorm;

@@ -7,6 +7,7 @@ import type { DeviceBuffer } from "../tensor/tensor.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
 import type { ArenaPlan } from "./arena-plan.ts";
 import { RANGES, STEP } from "./blocks/linear-group.ts";
+import type { RopeOptions } from "./config.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import type { Shape } from "./graph.ts";
 import { largestRuntime, pinnedValues, planAt } from "./memory-plan.ts";
@@ -19,7 +20,7 @@ export class LossProgram implements Disposable {
   readonly #list: LossList;
   readonly #program: Program;
   /** One table per kind of rotation. */
-  readonly #frequencies: readonly Float32Array[];
+  readonly #ropes: readonly RopeOptions[];
 
   /** @param memory an arena's label: it is allocated and may throw MEMORY_EXCEEDED; or one that others use at other times */
   constructor(
@@ -33,7 +34,7 @@ export class LossProgram implements Disposable {
     this.#backend = backend;
     this.#list = list;
     this.#program = new Program(backend, list.calls, arena, shape, memory);
-    this.#frequencies = model.config.ropes.map((rope) => ropeFrequencies(rope, model.config.headDim));
+    this.#ropes = model.config.ropes;
   }
 
   /** A program that learns: gradients accumulate in `adapter`. */
@@ -89,7 +90,10 @@ export class LossProgram implements Disposable {
   async run(batch: Batch, ranks: readonly RankRange[], tokenWeight: number, step = 0): Promise<Float32Array> {
     const { inputs, loss } = this.#list;
     const shape: Shape = { N: batch.tokens.length, S: batch.starts.length - 1, Q: 0 };
-    for (const [i, table] of this.#frequencies.entries()) this.#program.write(inputs.frequencies[i]!, table);
+    // Where frequencies depend on the length of sequences, the longest of a micro-batch decides, as in transformers.
+    const longest = 1 + batch.positions.reduce((a, b) => Math.max(a, b), 0);
+    for (const [i, rope] of this.#ropes.entries())
+      this.#program.write(inputs.frequencies[i]!, ropeFrequencies(rope, longest));
     this.#program.write(inputs.tokens, batch.tokens);
     this.#program.write(inputs.positions, batch.positions);
     this.#program.write(inputs.starts, batch.starts);

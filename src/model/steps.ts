@@ -1,6 +1,7 @@
 // The lists of the three things a model does: learn from a micro-batch, score one, and decode.
 
 import type { AttentionAttributes } from "../ops/attention-heads.ts";
+import { fromBf16, toBf16 } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type AdapterParameters, NO_ADAPTER } from "./adapter-parameters.ts";
 import { type Block, buildBlock } from "./blocks/block.ts";
@@ -9,6 +10,7 @@ import type { ModelConfig } from "./config.ts";
 import { differentiate, outputsOf } from "./differentiate.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import { type Call, call, type Section, Value } from "./graph.ts";
+import { ropeMagnitude } from "./rope-frequencies.ts";
 
 /** What the host writes before each micro-batch. */
 export interface BatchInputs {
@@ -156,20 +158,17 @@ function forwardSections(
   attention: AttentionStrategy,
   dropout: Dropout | null = null,
 ): { sections: Section[]; blocks: Block[]; last: Value } {
-  const { config, computeDtype } = model;
-  const embedded = new Value("embedded", "N", config.hidden, computeDtype);
+  const { config } = model;
+  const { positions } = inputs;
   const cosSin = inputs.frequencies.map(({ cols }, i) => new Value(`cosSin${i}`, "N", 2 * cols, "f32"));
-  const first: Section = {
-    name: "embedding",
-    calls: [
-      call("embed", { table: model.embedding, tokens: inputs.tokens, y: embedded, scale: 1 }),
-      ...cosSin.map((table, i) =>
-        call("ropeTable", { positions: inputs.positions, frequencies: inputs.frequencies[i]!, cosSin: table }),
-      ),
-    ],
-  };
+  const embedding = embeddingCalls(model, inputs);
+  const tables = config.ropes.map((rope, i) => {
+    const frequencies = inputs.frequencies[i]!;
+    return call("ropeTable", { positions, frequencies, cosSin: cosSin[i]!, magnitude: ropeMagnitude(rope) });
+  });
+  const first: Section = { name: "embedding", calls: [...embedding.calls, ...tables] };
   const blocks: Block[] = [];
-  let x = embedded;
+  let x = embedding.output;
   for (let layer = 0; layer < config.layers; layer++) {
     const block = buildBlock({ model, adapter, layer, x, cosSin, attention, dropout });
     blocks.push(block);
@@ -177,6 +176,23 @@ function forwardSections(
   }
   const layers = blocks.map(({ calls }, layer) => ({ name: `layer${layer}`, calls }));
   return { sections: [first, ...layers], blocks, last: x };
+}
+
+/** The residual stream before the first block: tokens, and positions where they are learned. */
+function embeddingCalls(
+  { config, computeDtype, embedding, positions }: FrozenModel,
+  inputs: Pick<BatchInputs, "tokens" | "positions">,
+): { calls: Call[]; output: Value } {
+  const value = (name: string) => new Value(name, "N", config.hidden, computeDtype);
+  const embedded = value("embedded");
+  // Trained models have seen the factor in the dtype of their weights.
+  const scale = computeDtype === "bf16" ? fromBf16(toBf16(config.embeddingScale)) : config.embeddingScale;
+  const calls = [call("embed", { table: embedding, tokens: inputs.tokens, y: embedded, scale })];
+  if (!positions) return { calls, output: embedded };
+  const [placed, output] = [value("placed"), value("embeddedAndPlaced")];
+  calls.push(call("embed", { table: positions, tokens: inputs.positions, y: placed, scale: 1 }));
+  calls.push(call("add", { a: embedded, b: placed, y: output }));
+  return { calls, output };
 }
 
 function segmentAttention(model: FrozenModel, starts: Value): AttentionStrategy {
@@ -193,8 +209,8 @@ function attentionShape({ config }: FrozenModel, layer: number): AttentionAttrib
   return { headDim: config.headDim, scale, window: config.perLayer[layer]!.window, softCap };
 }
 
-function frequencyValues({ ropes, headDim }: ModelConfig): Value[] {
-  return ropes.map((_, i) => new Value(`frequencies${i}`, "1", headDim / 2, "f32"));
+function frequencyValues({ ropes }: ModelConfig): Value[] {
+  return ropes.map(({ dims }, i) => new Value(`frequencies${i}`, "1", dims / 2, "f32"));
 }
 
 function lossSection(model: FrozenModel, last: Value, inputs: BatchInputs, training: boolean) {
@@ -213,7 +229,7 @@ function lossSection(model: FrozenModel, last: Value, inputs: BatchInputs, train
         tokenWeights,
         loss,
         dx: gradient,
-        softCap: null,
+        softCap: model.config.logitSoftCap,
       }),
     ],
   };

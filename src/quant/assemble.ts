@@ -22,9 +22,9 @@ export function assemble(
   buffer: DeviceBuffer,
   layout: BaseLayout,
   offsets: Offsets,
-): Pick<FrozenModel, "embedding" | "head" | "finalNorm" | "layers"> {
+): Pick<FrozenModel, "embedding" | "positions" | "head" | "finalNorm" | "layers"> {
   const at = (slot: Slot) => tensorAt(buffer, slot);
-  const norm = ({ weight }: NormSlots): FrozenNorm => ({ weight: at(weight) });
+  const norm = ({ weight, bias }: NormSlots): FrozenNorm => ({ weight: at(weight), bias: bias && at(bias) });
   const embedding = at(layout.embedding);
   const layers = layout.layers.map((slots, i): FrozenLayer => {
     const linear = ({ weight, bias, rows, cols }: LinearSlots, name: LinearName): FrozenLinear => {
@@ -34,7 +34,8 @@ export function assemble(
     return { norms: mapValues(slots.norms, norm), linears: mapValues(slots.linears, linear) };
   });
   const head = layout.head === layout.embedding ? embedding : at(layout.head);
-  return { embedding, head, finalNorm: norm(layout.finalNorm), layers };
+  const positions = layout.positions && at(layout.positions);
+  return { embedding, positions, head, finalNorm: norm(layout.finalNorm), layers };
 }
 
 /** A weight as views of `buffer`; `offset` is that of double quantisation. */

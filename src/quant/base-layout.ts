@@ -1,7 +1,7 @@
 // Where everything of a frozen base lies in its one device buffer. Pure: sizes in, offsets out, so that the bytes of a base
 // are known before anything is allocated.
 
-import type { LinearName, LinearOptions, ModelConfig, NormName } from "../model/config.ts";
+import { type LinearName, type LinearOptions, type ModelConfig, type NormName, normWidth } from "../model/config.ts";
 import type { FourBitFormat } from "../ops/code-books.ts";
 import { type BaseFormat, QUANT_BLOCK, SCALE_BLOCK } from "../ops/frozen-weight.ts";
 import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
@@ -32,6 +32,7 @@ export interface LinearSlots {
 
 export interface NormSlots {
   readonly weight: Slot;
+  readonly bias: Slot | null;
 }
 
 export interface LayerSlots {
@@ -41,6 +42,8 @@ export interface LayerSlots {
 
 export interface BaseLayout {
   readonly embedding: Slot;
+  /** null: positions are not learned. */
+  readonly positions: Slot | null;
   /** The embedding's slot when tied. */
   readonly head: Slot;
   readonly finalNorm: NormSlots;
@@ -74,7 +77,11 @@ export function layOutBase({ config, computeDtype, embeddingDtype, maps, storage
   const mapSlots = Array.from({ length: maps }, () => space.take("f32", 1, 256));
   const embedding = space.take(embeddingDtype, config.vocabulary, config.hidden);
   const head = config.tiedEmbeddings ? embedding : space.take(embeddingDtype, config.vocabulary, config.hidden);
-  const norm = (cols: number): NormSlots => ({ weight: vector(cols) });
+  const positions = config.learnedPositions ? space.take(embeddingDtype, config.maxPositions, config.hidden) : null;
+  const norm = (cols: number): NormSlots => ({
+    weight: space.take(config.norm.storedLessOne ? "f32" : computeDtype, 1, cols),
+    bias: config.norm.kind === "layer" ? vector(cols) : null,
+  });
   const finalNorm = norm(config.hidden);
   const linear = (layer: number, { name, out: rows, in: cols, bias }: LinearOptions): LinearSlots => {
     const weight = takeWeight(space, rows, cols, storage(layer, name), mapSlots);
@@ -83,11 +90,11 @@ export function layOutBase({ config, computeDtype, embeddingDtype, maps, storage
   const layers = Array.from(
     { length: config.layers },
     (_, layer): LayerSlots => ({
-      norms: mapValues(config.block.norms, () => norm(config.hidden)),
+      norms: mapValues(config.block.norms, (_, name) => norm(normWidth(config, name))),
       linears: Object.fromEntries(config.block.linears.map((options) => [options.name, linear(layer, options)])),
     }),
   );
-  return { embedding, head, finalNorm, maps: mapSlots, layers, bytes: space.bytes };
+  return { embedding, positions, head, finalNorm, maps: mapSlots, layers, bytes: space.bytes };
 }
 
 /** The same keys with other values, absent ones left absent. */

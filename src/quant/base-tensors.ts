@@ -5,12 +5,20 @@ import { QdlError } from "../errors.ts";
 import type { Checkpoint } from "../formats/checkpoint.ts";
 import { isFloat } from "../formats/float-convert.ts";
 import type { StoredTensor } from "../formats/safetensors.ts";
-import type { LinearName, ModelConfig, NormName } from "../model/config.ts";
+import {
+  type LinearName,
+  type LinearOptions,
+  type ModelConfig,
+  type NormName,
+  type NormOptions,
+  normWidth,
+} from "../model/config.ts";
 import type { TensorNames } from "../model/families/family.ts";
 import { FAMILIES } from "../model/families/index.ts";
 import { mapValues } from "./base-layout.ts";
 import { findQuantState, readStoredFourBit, type StoredFourBit } from "./bitsandbytes.ts";
 import { dequantisedTensor } from "./dequantised-tensor.ts";
+import { transposedTensor } from "./transposed-tensor.ts";
 
 export type StoredWeight = { readonly kind: "dense"; readonly tensor: StoredTensor } | StoredFourBit;
 
@@ -20,7 +28,9 @@ export interface StoredLinear {
   /** M, out-features; K, in-features. */
   readonly rows: number;
   readonly cols: number;
+  /** [M, K], read transposed where it is stored [K, M]. */
   readonly weight: StoredWeight;
+  readonly transposed: boolean;
   /** [M], or null. */
   readonly bias: StoredTensor | null;
 }
@@ -29,6 +39,7 @@ export interface StoredNorm {
   /** Module path: "model.norm". */
   readonly path: string;
   readonly weight: StoredTensor;
+  readonly bias: StoredTensor | null;
 }
 
 export interface StoredLayer {
@@ -39,6 +50,8 @@ export interface StoredLayer {
 /** Every tensor of a base, found and of the right shape and dtype. */
 export interface BaseTensors {
   readonly embedding: StoredTensor;
+  /** null: positions are not learned. */
+  readonly positions: StoredTensor | null;
   /** null when tied. */
   readonly head: StoredTensor | null;
   readonly finalNorm: StoredNorm;
@@ -55,27 +68,33 @@ export async function findBaseTensors(checkpoint: Checkpoint, config: ModelConfi
   const finder = new Finder(checkpoint);
   const { vocabulary, hidden } = config;
   const embedding = finder.dense(`${names.embedding}.weight`, [vocabulary, hidden]);
-  const finalNorm = finder.norm(names.finalNorm, hidden);
+  const positions =
+    config.learnedPositions && names.positions
+      ? finder.dense(`${names.positions}.weight`, [config.maxPositions, hidden])
+      : null;
+  const finalNorm = finder.norm(names.finalNorm, hidden, config.norm);
   const head = config.tiedEmbeddings ? null : await finder.head(`${names.head}.weight`, vocabulary, hidden);
   const layers: StoredLayer[] = [];
   for (let i = 0; i < config.layers; i++) layers.push(await findLayer(finder, config, names, i));
   finder.throwIfProblems();
-  return { embedding, head, finalNorm, layers };
+  return { embedding, positions, head, finalNorm, layers };
 }
 
-async function findLayer(
-  finder: Finder,
-  { block, hidden }: ModelConfig,
-  names: TensorNames,
-  layer: number,
-): Promise<StoredLayer> {
+async function findLayer(finder: Finder, config: ModelConfig, names: TensorNames, layer: number): Promise<StoredLayer> {
   const inLayer = (module: string): string => `${names.layers}.${layer}.${module}`;
   const linears: Record<LinearName, StoredLinear> = {};
-  for (const { name, in: cols, out: rows, bias } of block.linears) {
-    const path = inLayer(names.linears[name]!);
-    linears[name] = { path, rows, cols, ...(await finder.linear(path, rows, cols, bias)) };
+  for (const options of config.block.linears) {
+    const path = inLayer(names.linears[options.name]!);
+    linears[options.name] = {
+      path,
+      rows: options.out,
+      cols: options.in,
+      transposed: names.transposed ?? false,
+      ...(await finder.linear(path, options, names.transposed ?? false)),
+    };
   }
-  return { norms: mapValues(block.norms, (module) => finder.norm(inLayer(module), hidden)), linears };
+  const norm = (module: string, name: NormName) => finder.norm(inLayer(module), normWidth(config, name), config.norm);
+  return { norms: mapValues(config.block.norms, norm), linears };
 }
 
 class Finder {
@@ -109,20 +128,20 @@ class Finder {
     return dequantisedTensor(name, { rows, cols }, weight);
   }
 
-  norm(module: string, cols: number): StoredNorm {
-    return { path: module, weight: this.dense(`${module}.weight`, [cols]) };
+  norm(module: string, cols: number, { kind }: NormOptions): StoredNorm {
+    const bias = kind === "layer" ? this.dense(`${module}.bias`, [cols]) : null;
+    return { path: module, weight: this.dense(`${module}.weight`, [cols]), bias };
   }
 
   async linear(
     module: string,
-    rows: number,
-    cols: number,
-    hasBias: boolean,
+    { in: cols, out: rows, bias: hasBias }: LinearOptions,
+    isTransposed: boolean,
   ): Promise<{ weight: StoredWeight; bias: StoredTensor | null }> {
     const state = findQuantState(this.#checkpoint, `${module}.weight`);
     const weight: StoredWeight = state
       ? await readStoredFourBit(this.#checkpoint, state, rows, cols)
-      : { kind: "dense", tensor: this.dense(`${module}.weight`, [rows, cols]) };
+      : { kind: "dense", tensor: this.#weight(`${module}.weight`, rows, cols, isTransposed) };
     const bias = `${module}.bias`;
     if (!hasBias && this.#checkpoint.find(bias) !== null)
       throw new QdlError(
@@ -131,6 +150,11 @@ class Finder {
         { hint: "Set attention_bias or mlp_bias in config.json as the model has them.", details: { tensor: bias } },
       );
     return { weight, bias: hasBias ? this.dense(bias, [rows]) : null };
+  }
+
+  #weight(name: string, rows: number, cols: number, isTransposed: boolean): StoredTensor {
+    if (!isTransposed) return this.dense(name, [rows, cols]);
+    return transposedTensor(this.dense(name, [cols, rows]));
   }
 
   throwIfProblems(): void {

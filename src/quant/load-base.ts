@@ -72,7 +72,7 @@ export async function loadBase(options: LoadBaseOptions): Promise<FrozenModel> {
   const plan = planBase(tensors, options, format, computeDtype);
   const buffer = backend.alloc(plan.layout.bytes, `frozen base (${format})`);
   try {
-    const offsets = await new Loader(backend, buffer, plan, options.onProgress).load(tensors);
+    const offsets = await new Loader(options, buffer, plan).load(tensors);
     const identity = await options.identity;
     return {
       config,
@@ -178,6 +178,8 @@ class Loader {
   readonly #backend: Backend;
   readonly #buffer: DeviceBuffer;
   readonly #plan: Plan;
+  /** Of the norms' weights. */
+  readonly #storedLessOne: boolean;
   readonly #onProgress: ((progress: LoadProgress) => void) | undefined;
   readonly #uploader: Uploader;
   readonly #quantizer: Quantizer;
@@ -186,8 +188,9 @@ class Loader {
   #doneBytes = 0;
   #totalBytes = 0;
 
-  constructor(backend: Backend, buffer: DeviceBuffer, plan: Plan, onProgress?: (progress: LoadProgress) => void) {
+  constructor({ backend, config, onProgress }: LoadBaseOptions, buffer: DeviceBuffer, plan: Plan) {
     this.#backend = backend;
+    this.#storedLessOne = config.norm.storedLessOne;
     this.#buffer = buffer;
     this.#plan = plan;
     this.#onProgress = onProgress;
@@ -205,6 +208,7 @@ class Loader {
     try {
       for (const [i, map] of maps.entries()) this.#backend.write(this.#buffer, layout.maps[i]!.offset, bytesOf(map));
       await this.#floats(tensors.embedding, layout.embedding);
+      if (tensors.positions && layout.positions) await this.#floats(tensors.positions, layout.positions);
       if (tensors.head) await this.#floats(tensors.head, layout.head);
       await this.#norm(tensors.finalNorm, layout.finalNorm);
       let index = 0;
@@ -222,13 +226,14 @@ class Loader {
     }
   }
 
-  async #floats(tensor: StoredTensor, slot: Slot): Promise<void> {
-    await this.#uploader.floats(tensor, this.#at(slot), slot.dtype as "bf16" | "f32");
+  async #floats(tensor: StoredTensor, slot: Slot, added = 0): Promise<void> {
+    await this.#uploader.floats(tensor, this.#at(slot), slot.dtype as "bf16" | "f32", added);
     this.#report(tensor.name, tensor.bytes);
   }
 
-  async #norm({ weight }: StoredNorm, slots: NormSlots): Promise<void> {
-    await this.#floats(weight, slots.weight);
+  async #norm({ weight, bias }: StoredNorm, slots: NormSlots): Promise<void> {
+    await this.#floats(weight, slots.weight, this.#storedLessOne ? 1 : 0);
+    if (bias && slots.bias) await this.#floats(bias, slots.bias);
   }
 
   async #linear(stored: StoredLinear, slots: LinearSlots, index: number): Promise<void> {
@@ -295,9 +300,10 @@ const OFFSET_STEP = 64;
 const keysOf = <K extends string>(record: Readonly<Partial<Record<K, unknown>>>): K[] => Object.keys(record) as K[];
 
 function totalBytes(tensors: BaseTensors): number {
-  const { embedding, head, finalNorm, layers } = tensors;
-  let bytes = embedding.bytes + (head?.bytes ?? 0);
-  for (const { weight } of [finalNorm, ...layers.flatMap(({ norms }) => Object.values(norms))]) bytes += weight.bytes;
+  const { embedding, positions, head, finalNorm, layers } = tensors;
+  let bytes = embedding.bytes + (positions?.bytes ?? 0) + (head?.bytes ?? 0);
+  for (const { weight, bias } of [finalNorm, ...layers.flatMap(({ norms }) => Object.values(norms))])
+    bytes += weight.bytes + (bias?.bytes ?? 0);
   for (const { linear } of linearsOf(tensors)) bytes += (linear.bias?.bytes ?? 0) + weightBytes(linear);
   return bytes;
 }

@@ -22,6 +22,7 @@ import { isFourBit } from "./estimate-base.ts";
 import { copiedParts, layOutFourBit, storedOffset } from "./four-bit-layout.ts";
 import { Quantizer } from "./quantizer.ts";
 import { runStaged, Staging } from "./staging.ts";
+import { transposedTensor } from "./transposed-tensor.ts";
 import { Uploader } from "./upload.ts";
 
 /** What an adapter adds to one linear at one rank: s·B·A. */
@@ -74,7 +75,8 @@ export async function mergedCheckpoint(options: MergeOptions): Promise<MergedChe
   for (const [layer, { linears }] of base.layers.entries())
     for (const [name, linear] of Object.entries(linears)) {
       const stored = checkpoint.find(`${linear.path}.weight`)!;
-      merged.set(stored, merger.tensor(stored, linear, options.update(layer, name)));
+      const tensor = merger.tensor(stored, linear, options.update(layer, name));
+      merged.set(stored, linear.transposed ? transposedTensor(tensor) : tensor);
     }
   const isPart = (name: string) => [...FOUR_BIT_PARTS].some((part) => name.includes(`.weight${part}`));
   const names = checkpoint.tensorNames.filter((name) => merged.has(name) || !isPart(name));

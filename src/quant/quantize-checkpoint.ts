@@ -130,7 +130,10 @@ interface DenseTensor {
 }
 
 /** Wide dtypes first. */
-function denseTensors({ embedding, head, finalNorm, layers }: BaseTensors, names: TensorNames): DenseTensor[] {
+function denseTensors(
+  { embedding, positions, head, finalNorm, layers }: BaseTensors,
+  names: TensorNames,
+): DenseTensor[] {
   const kept = (name: string, tensor: StoredTensor): DenseTensor => ({ name, tensor, dtype: tensor.dtype });
   const in16 = (name: string, tensor: StoredTensor): DenseTensor => ({
     name,
@@ -138,9 +141,12 @@ function denseTensors({ embedding, head, finalNorm, layers }: BaseTensors, names
     dtype: tensor.dtype === "F16" ? "F16" : "BF16",
   });
   const tensors = [in16(`${names.embedding}.weight`, embedding)];
+  if (positions) tensors.push(in16(`${names.positions}.weight`, positions));
   if (head) tensors.push(in16(`${names.head}.weight`, head));
-  for (const { path, weight } of [finalNorm, ...layers.flatMap(({ norms }) => Object.values(norms))])
+  for (const { path, weight, bias } of [finalNorm, ...layers.flatMap(({ norms }) => Object.values(norms))]) {
     tensors.push(kept(`${path}.weight`, weight));
+    if (bias) tensors.push(kept(`${path}.bias`, bias));
+  }
   for (const { path, bias } of layers.flatMap(({ linears }) => Object.values(linears)))
     if (bias) tensors.push(kept(`${path}.bias`, bias));
   return tensors.sort((a, b) => DTYPE_BITS[b.dtype] - DTYPE_BITS[a.dtype]);

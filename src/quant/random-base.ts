@@ -30,8 +30,12 @@ export function randomBase(backend: Backend, options: BaseEstimateOptions, seed:
 
   for (const map of layout.maps) put(map, bytesOf(Float32Array.from(dynamicMap())));
   floats(layout.embedding, 1);
+  if (layout.positions) floats(layout.positions, 0.1);
   if (layout.head !== layout.embedding) floats(layout.head, 1 / Math.sqrt(config.hidden));
-  const norm = ({ weight }: NormSlots): void => floats(weight, 0.1, 1);
+  const norm = ({ weight, bias }: NormSlots): void => {
+    floats(weight, 0.1, 1);
+    if (bias) floats(bias, 0.1);
+  };
   norm(layout.finalNorm);
   for (const layer of layout.layers) {
     Object.values(layer.norms).forEach(norm);

@@ -28,8 +28,11 @@ export class Uploader {
     this.#staging = new Staging(backend, "staging of floats");
   }
 
-  /** Converts a tensor of floats to `dtype` (rounding to nearest even) and writes it. Throws TENSOR_NONFINITE. */
-  async floats(tensor: StoredTensor, to: Place, dtype: "bf16" | "f32"): Promise<void> {
+  /**
+   * Converts a tensor of floats to `dtype` (rounding to nearest even) and writes it, `added` to every value (f32 only).
+   * Throws TENSOR_NONFINITE.
+   */
+  async floats(tensor: StoredTensor, to: Place, dtype: "bf16" | "f32", added = 0): Promise<void> {
     const stored = tensor.dtype as FloatDType;
     for await (const { bytes, at } of this.#reader.chunks(tensor)) {
       const first = at / (DTYPE_BITS[stored] / 8);
@@ -37,7 +40,7 @@ export class Uploader {
       const offset = to.offset + first * BYTES_PER_ELEMENT[dtype];
       if (stored === "F32" && dtype === "bf16") await this.#rounded(bytes, { buffer: to.buffer, offset });
       else {
-        const converted = dtype === "bf16" ? toBf16Words(stored, bytes) : toF32(stored, bytes);
+        const converted = dtype === "bf16" ? toBf16Words(stored, bytes) : sum(toF32(stored, bytes), added);
         this.#backend.write(to.buffer, offset, bytesOf(converted));
       }
     }
@@ -63,6 +66,9 @@ export class Uploader {
     this.#backend.run("cast", { x, y: matrix(buffer, "bf16", 1, values, offset) });
   }
 }
+
+const sum = (values: Float32Array, added: number): Float32Array =>
+  added === 0 ? values : values.map((value) => value + added);
 
 /** Throws TENSOR_NONFINITE, naming the element: `firstIndex` is that of the chunk. */
 export function requireFinite(tensor: StoredTensor, dtype: FloatDType, bytes: Uint8Array, firstIndex: number): void {

@@ -49,6 +49,12 @@ export class Engine implements Disposable {
   /** Allocates caches and arena. Throws MEMORY_EXCEEDED. */
   constructor(options: EngineOptions) {
     const { backend, model, sequences, maxLength, maxRows } = options;
+    const { learnedPositions, maxPositions, architecture } = model.config;
+    if (learnedPositions && maxLength > maxPositions)
+      throw new QdlError(
+        "OP_ARGUMENT",
+        `engine: maxLength is ${maxLength}, expected at most ${maxPositions}, the positions that ${architecture} has learned`,
+      );
     this.#options = options;
     this.maxLength = maxLength;
     this.sequences = sequences;
@@ -69,7 +75,7 @@ export class Engine implements Disposable {
     const arena = planProgram(backend, this.#list.calls, pinned, shape, largestRuntime(adapter, shape));
     this.#program = new Program(backend, this.#list.calls, arena, shape, "decoding arena");
     for (const [i, rope] of model.config.ropes.entries())
-      this.#program.write(this.#list.inputs.frequencies[i]!, ropeFrequencies(rope, model.config.headDim));
+      this.#program.write(this.#list.inputs.frequencies[i]!, ropeFrequencies(rope, maxLength));
   }
 
   /** Tokens that a sequence holds. */
@@ -155,9 +161,10 @@ export class Engine implements Disposable {
     this.#program.run(shape, { [RANGES.key]: this.#ranges(pieces) });
     for (const { sequence, tokens } of pieces) this.#lengths[sequence]! += tokens.length;
     const { buffer, offset } = this.#program.tensor(this.#list.logits, shape);
-    const V = model.config.vocabulary;
+    const { vocabulary: V, logitSoftCap: cap } = model.config;
     const bytes = await backend.read(buffer, offset, pieces.length * V * 4);
     const all = new Float32Array(bytes.slice().buffer);
+    if (cap !== null) for (let i = 0; i < all.length; i++) all[i] = cap * Math.tanh(all[i]! / cap);
     return pieces.map((_, i) => all.subarray(i * V, (i + 1) * V));
   }
 

@@ -268,6 +268,15 @@ export function batchConfigOf(settings: TrainSettings): BatchConfig {
  */
 export function resolveTrainConfig(settings: TrainSettings, model: ModelConfig, steps: number): TrainConfig {
   const s = withDefaults(settings);
+  if (model.learnedPositions && s.seq > model.maxPositions)
+    throwProblems("train", [
+      {
+        key: "seq",
+        got: s.seq,
+        expected: `at most ${model.maxPositions}`,
+        because: `${model.architecture} has learned as many positions`,
+      },
+    ]);
   return {
     adapter: {
       rankMax: s.rankMax,

@@ -27,8 +27,12 @@ test("a plain config", () => {
     intermediate: 37,
     maxPositions: 64,
     tiedEmbeddings: false,
-    norm: { kind: "rms", eps: 1e-5 },
+    embeddingScale: 1,
+    learnedPositions: false,
+    logitSoftCap: null,
+    norm: { kind: "rms", eps: 1e-5, storedLessOne: false },
     block: {
+      residual: "sequential",
       norms: { attention: "input_layernorm", feedForward: "post_attention_layernorm" },
       linears: [
         { name: "q_proj", in: 24, out: 24, bias: false },
@@ -40,16 +44,19 @@ test("a plain config", () => {
         { name: "down_proj", in: 37, out: 24, bias: false },
       ],
       attention: {
-        query: "q_proj",
-        key: "k_proj",
-        value: "v_proj",
+        projection: { kind: "separate", query: "q_proj", key: "k_proj", value: "v_proj" },
         output: "o_proj",
         scale: 1 / Math.sqrt(6),
         softCap: null,
       },
-      feedForward: { gate: "gate_proj", up: "up_proj", down: "down_proj" },
+      feedForward: {
+        kind: "gated",
+        projection: { kind: "separate", gate: "gate_proj", up: "up_proj" },
+        down: "down_proj",
+        activation: "silu",
+      },
     },
-    ropes: [{ theta: 10000, scaling: { kind: "none" } }],
+    ropes: [{ theta: 10000, dims: 6, scaling: { kind: "none" } }],
     perLayer: [0, 1].map(() => ({ rope: 0, window: null })),
     bosId: 1,
     eosIds: [2],
@@ -88,7 +95,7 @@ test("absent settings have the defaults of transformers", () => {
     architecture: "LlamaForCausalLM",
     kvHeads: 4,
     headDim: 6,
-    norm: { kind: "rms", eps: 1e-6 },
+    norm: { kind: "rms", eps: 1e-6, storedLessOne: false },
     bosId: 1,
     eosIds: [2],
   });
@@ -99,16 +106,18 @@ test("absent settings have the defaults of transformers", () => {
 });
 
 const UNSUPPORTED: [object, RegExp][] = [
-  [{ architectures: ["Qwen3MoeForCausalLM"] }, /architectures: is "Qwen3MoeForCausalLM", supported: LlamaForCausalLM/],
-  [{ architectures: undefined, model_type: "gpt2" }, /model_type: is "gpt2"/],
+  [
+    { architectures: ["Qwen3MoeForCausalLM"] },
+    /architectures: is "Qwen3MoeForCausalLM", supported: LlamaForCausalLM, FalconForCausalLM, MistralForCausalLM/,
+  ],
+  [{ architectures: undefined, model_type: "mamba" }, /model_type: is "mamba", supported: llama, falcon, mistral/],
   [{ hidden_act: "gelu" }, /hidden_act: is "gelu", supported: silu/],
   [{ sliding_window: 4096 }, /sliding_window: is 4096/],
-  [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor: is 0.5/],
   [
-    { rope_scaling: { rope_type: "yarn", factor: 2 } },
-    /rope_scaling\.rope_type: is "yarn", supported: default, linear, llama3/,
+    { rope_scaling: { rope_type: "mrope", factor: 2 } },
+    /rope_scaling\.rope_type: is "mrope", supported: default, linear, dynamic, llama3, yarn, longrope/,
   ],
-  [{ rope_parameters: { rope_type: "dynamic", factor: 2 } }, /rope_parameters\.rope_type: is "dynamic"/],
+  [{ rope_parameters: { rope_type: "proportional" } }, /rope_parameters\.rope_type: is "proportional"/],
 ];
 for (const [change, message] of UNSUPPORTED)
   test(`${JSON.stringify(change)} is not supported`, () => {

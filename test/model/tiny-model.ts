@@ -43,7 +43,7 @@ export function tinyModel(backend: Backend, computeDtype: "f32" | "bf16", config
     bytes += buffer.bytes;
     return matrix(buffer, computeDtype, rows, cols);
   };
-  const norm = (name: string): FrozenNorm => ({ weight: tensor(name, 1, config.hidden, 0.1, 1) });
+  const norm = (name: string): FrozenNorm => ({ weight: tensor(name, 1, config.hidden, 0.1, 1), bias: null });
   const linear = (layer: number, { name, in: K, out: M, bias }: LinearOptions): FrozenLinear => {
     const values = tensor(`${layer}.${name}`, M, K, 1 / Math.sqrt(K));
     return {
@@ -66,6 +66,7 @@ export function tinyModel(backend: Backend, computeDtype: "f32" | "bf16", config
     },
     computeDtype,
     embedding,
+    positions: null,
     head: config.tiedEmbeddings ? embedding : tensor("head", config.vocabulary, config.hidden, 0.3),
     finalNorm: norm("finalNorm"),
     layers: Array.from({ length: config.layers }, (_, layer) => ({

@@ -46,7 +46,7 @@ for (const setting of SETTINGS)
           loss: Math.max(...expected.map(({ loss }, i) => Math.abs(steps[i]!.loss / loss - 1))),
           norm: Math.max(...expected.map(({ gradNorm }, i) => Math.abs(steps[i]!.gradNorm / gradNorm - 1))),
           weights: Math.max(
-            ...fixtureParameters(lab.model.config.layers).map(({ key, name: parameter, side }) =>
+            ...fixtureParameters(fixture).map(({ key, name: parameter, side }) =>
               relativeError(
                 weights.get(parameter)!,
                 rankRows(fixtureTensor(fixture, `curve.${kind}.${key}`), side, fixture.rankMax),

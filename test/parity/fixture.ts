@@ -5,14 +5,21 @@ import { fileURLToPath } from "node:url";
 import type { AdapterConfig, ScaleRule } from "../../src/adapter/config.ts";
 import { openFile } from "../../src/formats/node-files.ts";
 import { openSafetensors, type SafetensorsFile } from "../../src/formats/safetensors.ts";
-import type { LinearName } from "../../src/model/config.ts";
+import { type LinearName, linearNames, type ModelConfig } from "../../src/model/config.ts";
+import { linearPath } from "../../src/model/families/index.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import type { BaseFormat } from "../../src/ops/frozen-weight.ts";
 import type { OptimizerConfig } from "../../src/train/config.ts";
 
 const FOLDER = fileURLToPath(new URL("../fixtures/parity", import.meta.url));
 
 export const CASE_NAMES = ["nf4", "nf4-double", "fp4", "bf16", "f32"] as const;
-export type CaseName = (typeof CASE_NAMES)[number];
+/** A case or two for each family, named by its model. */
+export const FAMILY_CASES = [
+  ...["llama-yarn", "falcon-40b", "falcon-7b", "falcon-11b", "falcon-rw", "mistral", "qwen2", "qwen3"],
+  ...["gemma2", "gemma3", "phi3", "gpt-neox", "gpt2"],
+] as const;
+export type CaseName = (typeof CASE_NAMES)[number] | (typeof FAMILY_CASES)[number];
 export type CurveKind = "nested" | "dense" | "frozen";
 
 export interface FixtureSequence {
@@ -55,6 +62,7 @@ export interface ParityCase extends CaseRecord {
   readonly name: CaseName;
   /** A folder in the Hugging Face layout. */
   readonly modelPath: string;
+  readonly config: ModelConfig;
   readonly tensors: ReadonlyMap<string, Float32Array>;
 }
 
@@ -64,7 +72,9 @@ export async function readCase(name: CaseName): Promise<ParityCase> {
   try {
     const tensors = new Map<string, Float32Array>();
     for (const key of file.names) tensors.set(key, await readFloats(file, key));
-    return { ...record, name, modelPath: `${FOLDER}/models/${record.model}`, tensors };
+    const modelPath = `${FOLDER}/models/${record.model}`;
+    const config = parseModelConfig(JSON.parse(readFileSync(`${modelPath}/config.json`, "utf8")));
+    return { ...record, name, modelPath, config, tensors };
   } finally {
     await file.close();
   }
@@ -94,28 +104,19 @@ export interface FixtureParameter {
   readonly name: string;
 }
 
-/** The linears of a Llama block, and their modules. */
-export const LINEARS: readonly (readonly [LinearName, string])[] = [
-  ["q_proj", "self_attn.q_proj"],
-  ["k_proj", "self_attn.k_proj"],
-  ["v_proj", "self_attn.v_proj"],
-  ["o_proj", "self_attn.o_proj"],
-  ["gate_proj", "mlp.gate_proj"],
-  ["up_proj", "mlp.up_proj"],
-  ["down_proj", "mlp.down_proj"],
-];
-
-export function fixtureParameters(layers: number): FixtureParameter[] {
-  return Array.from({ length: layers }, (_, layer) => layer).flatMap((layer) =>
-    LINEARS.flatMap(([linear, module]) =>
-      (["A", "B"] as const).map((side) => ({
+/** Every trained matrix of a model. The fixture has peft's own module paths, without a leading "model.". */
+export function fixtureParameters({ config }: Pick<ParityCase, "config">): FixtureParameter[] {
+  return Array.from({ length: config.layers }, (_, layer) => layer).flatMap((layer) =>
+    linearNames(config).flatMap((linear) => {
+      const module = linearPath(config.family, layer, linear).replace(/^model\./, "");
+      return (["A", "B"] as const).map((side) => ({
         layer,
         linear,
         side,
-        key: `layers.${layer}.${module}.${side.toLowerCase()}`,
+        key: `${module}.${side.toLowerCase()}`,
         name: `layers.${layer}.${linear}.${side}`,
-      })),
-    ),
+      }));
+    }),
   );
 }
 
@@ -132,9 +133,9 @@ export function rankRows(values: Float32Array, side: "A" | "B", rank: number): F
 }
 
 /** The fixture's A and B at R, by our names: what `Adapter.load` takes. */
-export function adapterWeights(fixture: ParityCase, layers: number): Map<string, Float32Array> {
+export function adapterWeights(fixture: ParityCase): Map<string, Float32Array> {
   return new Map(
-    fixtureParameters(layers).map(({ key, name, side }) => [
+    fixtureParameters(fixture).map(({ key, name, side }) => [
       name,
       rankRows(fixtureTensor(fixture, `adapter.${key}`), side, fixture.rankMax),
     ]),
@@ -147,7 +148,7 @@ export function adapterConfig(fixture: ParityCase, mode: AdapterConfig["mode"] =
     rankMax,
     alpha,
     scaleRule,
-    targets: LINEARS.map(([name]) => name),
+    targets: linearNames(fixture.config),
     mode,
     ranks: [1, 2, 4, 8],
     distribution: { kind: "range" },

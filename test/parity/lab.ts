@@ -64,9 +64,6 @@ export const SETTINGS: readonly Setting[] = [
 /** A model folder, and how to hold it. */
 export type BaseChoice = Pick<ParityCase, "modelPath" | "baseFormat" | "doubleQuant">;
 
-/** Layers of every model of the fixtures. */
-const FIXTURE_LAYERS = 2;
-
 export interface StepResult {
   /** Σ cross-entropy / supervised tokens, over all micro-batches. */
   readonly loss: number;
@@ -91,7 +88,7 @@ export class Lab implements AsyncDisposable {
 
   /** A fixture's model with its adapter. */
   static open(fixture: ParityCase, setting: Setting, mode: TrainingMode = "dylora"): Promise<Lab> {
-    return Lab.over(fixture, adapterConfig(fixture, mode), adapterWeights(fixture, FIXTURE_LAYERS), setting);
+    return Lab.over(fixture, adapterConfig(fixture, mode), adapterWeights(fixture), setting);
   }
 
   static async over(

@@ -85,7 +85,7 @@ test("a weight quantised in chunks is the same as in one piece, and f32 is round
     const quantizer = new Quantizer(cpu);
     const target = parts(two);
     await quantizer.quantize(
-      { path: "w", rows, cols, weight: { kind: "dense", tensor }, bias: null },
+      { path: "w", rows, cols, transposed: false, weight: { kind: "dense", tensor }, bias: null },
       {
         format: "nf4",
         codes: target.codes,

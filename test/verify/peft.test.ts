@@ -135,7 +135,7 @@ async function fixtureSubject(name: CaseName): Promise<Subject> {
     base: {
       name: fixture.model,
       revision: null,
-      family: "llama",
+      family: fixture.config.family,
       sha256: unknown,
       format: baseFormat,
       blockSize: 64,
@@ -154,7 +154,7 @@ async function fixtureSubject(name: CaseName): Promise<Subject> {
       train: null,
     },
   };
-  const weights = { rank: rankMax, tensors: adapterWeights(fixture, 2) };
+  const weights = { rank: rankMax, tensors: adapterWeights(fixture) };
   await writeAdapter(await openFolder(adapter, { write: true }), weights, manifest);
   const sequences = fixture.sequences.map(({ tokens }) => tokens);
   return { name, modelPath, baseFormat, doubleQuant, adapter, sequences };

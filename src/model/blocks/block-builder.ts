@@ -1,6 +1,7 @@
 // What the parts of a block share while its list of calls is written down.
 
 import type { AdapterParameters } from "../adapter-parameters.ts";
+import type { NormName } from "../config.ts";
 import type { FrozenLayer, FrozenModel, FrozenNorm } from "../frozen-model.ts";
 import { type Call, call, Value } from "../graph.ts";
 
@@ -54,10 +55,16 @@ export class BlockBuilder {
     return value;
   }
 
-  norm(x: Value, norm: FrozenNorm, name: string): Value {
-    const y = this.cheapValue(name, x.cols);
-    this.emit(normCall(this.input.model, x, norm, y));
+  /** The norm of that name. */
+  norm(x: Value, name: NormName): Value {
+    const y = this.cheapValue(`${name}Norm`, x.cols);
+    this.emit(normCall(this.input.model, x, this.frozen.norms[name]!, y));
     return y;
+  }
+
+  /** The norm of that name where the block has one. */
+  normIfAny(x: Value, name: NormName): Value {
+    return this.frozen.norms[name] ? this.norm(x, name) : x;
   }
 
   sum(a: Value, b: Value, name: string): Value {
@@ -68,7 +75,10 @@ export class BlockBuilder {
 }
 
 /** The model's kind of norm: y = norm(x). */
-export function normCall({ config }: FrozenModel, x: Value, { weight }: FrozenNorm, y: Value): Call {
-  const rstd = new Value(`${y.name}.rstd`, x.rows, 1, "f32");
-  return call("rmsNorm", { x, weight, y, rstd, eps: config.norm.eps });
+export function normCall({ config }: FrozenModel, x: Value, { weight, bias }: FrozenNorm, y: Value): Call {
+  const { kind, eps } = config.norm;
+  const statistic = (name: string) => new Value(`${y.name}.${name}`, x.rows, x.cols / weight.cols, "f32");
+  const rstd = statistic("rstd");
+  if (kind === "rms") return call("rmsNorm", { x, weight, y, rstd, eps });
+  return call("layerNorm", { x, weight, bias, y, mean: statistic("mean"), rstd, eps });
 }

@@ -1,10 +1,11 @@
-// A block as a straight list of op calls on named values, written once for all families: norm, attention, residual, norm,
-// feed-forward, residual. What differs is in `BlockOptions` (model/config.ts).
+// A block as a straight list of op calls on named values, written once for all families. What differs is in `BlockOptions`
+// (model/config.ts).
 
 import type { Call, Value } from "../graph.ts";
-import { attention } from "./attention.ts";
+import { attention, projections } from "./attention.ts";
 import { BlockBuilder, type BlockInput } from "./block-builder.ts";
-import { feedForward } from "./feed-forward.ts";
+import { expansions, feedForward } from "./feed-forward.ts";
+import { linears } from "./linear-group.ts";
 
 export interface Block {
   readonly calls: readonly Call[];
@@ -15,10 +16,35 @@ export interface Block {
 
 export function buildBlock(input: BlockInput): Block {
   const block = new BlockBuilder(input);
-  const { norms } = block.frozen;
-  const h = block.norm(input.x, norms.attention!, "attentionNorm");
-  const middle = block.sum(input.x, attention(block, h), "middle");
-  const h2 = block.norm(middle, norms.feedForward!, "feedForwardNorm");
-  const output = block.sum(middle, feedForward(block, h2), "output");
+  const { residual } = input.model.config.block;
+  const output = residual === "sequential" ? sequential(block) : parallel(block);
   return { calls: block.calls, output, cheap: block.cheap };
+}
+
+function sequential(block: BlockBuilder): Value {
+  const { x } = block.input;
+  const attended = attention(block, linears(block, block.norm(x, "attention"), projections(block)));
+  const middle = block.sum(x, block.normIfAny(attended, "attentionOutput"), "middle");
+  const fed = feedForward(block, linears(block, block.norm(middle, "feedForward"), expansions(block)));
+  return block.sum(middle, block.normIfAny(fed, "feedForwardOutput"), "output");
+}
+
+/** Norms come first, so that in the backward all that reads the gradient of the sum is done before they add to it. */
+function parallel(block: BlockBuilder): Value {
+  const { x } = block.input;
+  const [forAttention, forFeedForward] = [projections(block), expansions(block)];
+  const h = block.norm(x, "attention");
+  let projected: readonly Value[];
+  let expanded: readonly Value[];
+  if (block.frozen.norms.feedForward) {
+    const h2 = block.norm(x, "feedForward");
+    projected = linears(block, h, forAttention);
+    expanded = linears(block, h2, forFeedForward);
+  } else {
+    // One input, one call.
+    const all = linears(block, h, [...forAttention, ...forFeedForward]);
+    [projected, expanded] = [all.slice(0, forAttention.length), all.slice(forAttention.length)];
+  }
+  const middle = block.sum(x, attention(block, projected), "middle");
+  return block.sum(middle, feedForward(block, expanded), "output");
 }

@@ -21,19 +21,14 @@ interface Member {
 }
 
 /** The outputs of `names`, which all read `input`. */
-export function linears<const N extends readonly LinearName[]>(
-  block: BlockBuilder,
-  input: Value,
-  names: N,
-): { [I in keyof N]: Value } {
+export function linears(block: BlockBuilder, input: Value, names: readonly LinearName[]): Value[] {
   const { adapter, layer, dropout } = block.input;
   const members = names.map((name) => ({
     name,
     frozen: block.frozen.linears[name]!,
     adapter: adapter.linear(layer, name),
   }));
-  const outputs = dropout ? withDropout(block, input, members) : group(block, input, members);
-  return outputs as { [I in keyof N]: Value };
+  return dropout ? withDropout(block, input, members) : group(block, input, members);
 }
 
 function group(block: BlockBuilder, x: Value, members: readonly Member[], suffix = ""): Value[] {

@@ -1,9 +1,10 @@
 // What a family is: how config.json becomes a ModelConfig, and what the checkpoint calls its tensors. All families read
 // their config.json through the schema pieces below, so that all problems of a file are found together and a setting that
-// would change numbers is taken over or refused, never ignored.
+// would change numbers is taken over or refused, never ignored. Dropout of pre-training is no such setting: adapters are
+// trained on the undisturbed base, with a dropout of their own.
 
 import { z } from "zod";
-import type { LinearName, ModelConfig } from "../config.ts";
+import type { LayerOptions, LinearName, ModelConfig } from "../config.ts";
 import type { ConfigProblems } from "../config-problems.ts";
 
 export interface Family {
@@ -18,15 +19,17 @@ export interface Family {
 
 /** Names of a checkpoint's modules, as transformers' class for causal language models has them. */
 export interface TensorNames {
-  /** Prefix of the inner model; checkpoints of the bare or of a wrapped model have another. */
-  readonly inner: string;
   readonly embedding: string;
+  /** Embeddings of the positions, where they are learned. */
+  readonly positions?: string;
   readonly head: string;
   readonly finalNorm: string;
   /** Layer N is `layers`.N. */
   readonly layers: string;
   /** Modules of the linears inside a layer: `self_attn.q_proj`. */
   readonly linears: Readonly<Record<LinearName, string>>;
+  /** Weights of the linears are stored [in, out]. */
+  readonly transposed?: true;
 }
 
 const count = z.int().min(1).max(1_000_000_000);
@@ -38,7 +41,7 @@ export const field = {
   layers: count.max(10_000),
   tokenId,
   positive: z.number().positive(),
-  eps: z.number().min(0),
+  eps: z.number().positive(),
   eosIds: z.union([tokenId, z.array(tokenId)], "expected a token id or a list of them").nullable(),
   /** A setting of which only some values are computed here. */
   oneOf: <const T extends string | number | boolean | null>(...supported: readonly T[]) =>
@@ -55,3 +58,32 @@ export const UNSUPPORTED = { unsupported: true } as const;
 
 /** Several ids or one. */
 export const eosList = (ids: number | number[] | null): number[] => (ids === null ? [] : [ids].flat());
+
+/** Which layers see a window only. */
+export const WINDOW_FIELDS = {
+  sliding_window: count.nullish(),
+  /** How transformers 5 writes it; absent in older files. */
+  layer_types: z.array(field.oneOf("full_attention", "sliding_attention")).nullish(),
+};
+
+type RawWindows = z.output<z.ZodObject<typeof WINDOW_FIELDS>>;
+
+/** `isSliding`: the family's own rule for files without `layer_types`. */
+export function layerKinds(
+  raw: RawWindows,
+  layers: number,
+  isSliding: (layer: number) => boolean,
+  problems: ConfigProblems,
+): { readonly window: number | null; readonly sliding: boolean }[] {
+  const { layer_types: types, sliding_window: window = null } = raw;
+  if (types && types.length !== layers)
+    problems.invalid("layer_types", `has ${types.length} entries, expected ${layers}, one for each layer`);
+  return Array.from({ length: layers }, (_, layer) => {
+    const sliding = types ? types[layer] === "sliding_attention" : isSliding(layer);
+    return { sliding, window: sliding ? window : null };
+  });
+}
+
+/** Layers that are all alike. */
+export const alike = (layers: number, options: LayerOptions): LayerOptions[] =>
+  Array.from({ length: layers }, () => options);

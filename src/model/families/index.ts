@@ -1,10 +1,30 @@
 // The families. A new one is a file beside this one, a line here, and its name in FAMILY_NAMES (model/config.ts).
 
 import type { FamilyName, LinearName } from "../config.ts";
+import { falcon } from "./falcon.ts";
 import type { Family } from "./family.ts";
+import { gemma2 } from "./gemma2.ts";
+import { gemma3 } from "./gemma3.ts";
+import { gptNeox } from "./gpt-neox.ts";
+import { gpt2 } from "./gpt2.ts";
 import { llama } from "./llama.ts";
+import { mistral } from "./mistral.ts";
+import { phi3 } from "./phi3.ts";
+import { qwen2 } from "./qwen2.ts";
+import { qwen3 } from "./qwen3.ts";
 
-export const FAMILIES: Readonly<Record<FamilyName, Family>> = { llama };
+export const FAMILIES: Readonly<Record<FamilyName, Family>> = {
+  llama,
+  falcon,
+  mistral,
+  qwen2,
+  qwen3,
+  gemma2,
+  gemma3,
+  phi3,
+  "gpt-neox": gptNeox,
+  gpt2,
+};
 
 /** Every name that a linear has in some family. */
 export const KNOWN_LINEARS: readonly LinearName[] = [
