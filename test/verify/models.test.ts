@@ -37,6 +37,7 @@ const MERGES: readonly Merge[] = [
   { name: "merged nf4, onto original", settings: { onto: "original", requantize: "nf4" }, held: "nf4" },
   { name: "merged fp4, onto trained", settings: { requantize: "fp4" }, held: "fp4" },
 ];
+const ROUNDED = "slice with A in bf16, B in f16";
 const COMPRESSED = "compressed LoRA of peft";
 
 interface Result {
@@ -65,7 +66,16 @@ beforeAll(async () => {
   for (const merge of MERGES) models.push(await mergedModel(adapter, merge, sequences));
   await python([SCRIPT, "make-lora", bundledBase(), at("lora")]);
   await compress({ adapter: at("lora"), model: bundledBase(), output: at("nested") });
-  const adapters = [{ name: COMPRESSED, base: bundledBase(), folder: at("nested"), original: at("lora") }];
+  const rounding = [
+    { part: "", dtype: "bf16" },
+    { part: "lora_B", dtype: "f16" },
+  ] as const;
+  await exportAdapter({ adapter, rank: RANK, output: at("slice") });
+  await exportAdapter({ adapter, rank: RANK, output: at("rounded"), dtype: rounding });
+  const adapters = [
+    { name: ROUNDED, base: bundledBase(), folder: at("rounded"), original: at("slice") },
+    { name: COMPRESSED, base: bundledBase(), folder: at("nested"), original: at("lora") },
+  ];
   await writeFile(at("request"), JSON.stringify({ sequences, models, adapters }));
   answer = JSON.parse(await python([SCRIPT, "compare", at("request")]));
   if (process.env.QDYLORA_PRINT) console.log(table());
@@ -93,6 +103,13 @@ test("dtypes and errors are what was asked for", () => {
   expect(error("merged bf16, onto trained")).toBeLessThan(2 ** -8);
   expect(error("merged nf4, onto original")).toBeGreaterThan(0.05);
   expect(error("merged nf4, onto original")).toBeLessThan(0.15);
+});
+
+test("a slice in 16 bit loads in peft and is off by its rounding alone", () => {
+  const [result] = answer.results.filter(({ name }) => name === ROUNDED);
+  expect(result!.effect).toBeGreaterThan(0.05);
+  expect(result!.relative).toBeGreaterThan(1e-6);
+  expect(result!.relative).toBeLessThan(2 ** -8);
 });
 
 test("a LoRA of real peft, with ranks and alphas by pattern, computes in peft after compress what it did before", () => {
