@@ -60,6 +60,16 @@ export function ggufShapeOf(configJson: unknown, path: string): GgufShape {
 function shapeOf(config: Config, path: string): GgufShape {
   const hfClass = config.architectures[0]!;
   const name = ggufArchitectureOf(hfClass);
+  const window = config.sliding_window ?? config.max_position_embeddings;
+  if (hfClass === "MistralForCausalLM" && window < config.max_position_embeddings)
+    throw new QdlError(
+      "MODEL_UNSUPPORTED",
+      `${path}: sliding_window is ${window}, expected none: GGUF has no key for it`,
+      {
+        hint: "Use a Mistral without a window (v0.2 and later); llama.cpp would compute another model than was trained.",
+        details: { path, slidingWindow: window },
+      },
+    );
   if (name !== null)
     return { name, architecture: GGUF_ARCHITECTURES[name]!, headDim: config.head_dim ?? headDimOf(config) };
   const known = Object.values(GGUF_ARCHITECTURES).map((architecture) => architecture.hfClass);

@@ -141,6 +141,15 @@ test("a model of another class is refused", () => {
   );
 });
 
+test("a Mistral is written as the Llama that it is without a window, and refused with one", () => {
+  const config = JSON.parse(new TextDecoder().decode(fixture("gguf/llama-tied.config.json")));
+  const mistral = { ...config, architectures: ["MistralForCausalLM"] };
+  expect(ggufShapeOf({ ...mistral, sliding_window: null }, "m").name).toBe("llama");
+  expect(() => ggufShapeOf({ ...mistral, sliding_window: 64 }, "m")).toThrow(
+    expect.objectContaining({ code: "MODEL_UNSUPPORTED", message: expect.stringContaining("sliding_window is 64") }),
+  );
+});
+
 describe("an adapter", () => {
   const folder = () => openFolder(fileURLToPath(new URL("gguf/adapter", FIXTURES)));
   const shape = ggufShapeOf(JSON.parse(new TextDecoder().decode(fixture("gguf/llama-tied.config.json"))), "m");
