@@ -108,7 +108,9 @@ def write_models(llama_cpp: Path) -> None:
             for parameter in model.parameters():
                 parameter.copy_(torch.randn_like(parameter, dtype=torch.float32).to(torch.float16))
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder)
+            # The converter takes the model's name from its folder.
+            source = Path(folder) / name
+            source.mkdir()
             model.save_pretrained(source)
             shutil.copy(ROOT / "test/fixtures/tokenizer-tiny/byte-level.json", source / "tokenizer.json")
             (source / "tokenizer_config.json").write_text(json.dumps({
