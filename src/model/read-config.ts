@@ -45,7 +45,11 @@ function checkConsistency(config: ModelConfig, problems: ConfigProblems): void {
   const { heads, kvHeads, headDim, vocabulary } = config;
   if (!Number.isInteger(headDim))
     problems.invalid("hidden_size", `is ${config.hidden}, expected a multiple of the ${heads} heads, or head_dim`);
-  else if (headDim % 2 !== 0) problems.invalid("head_dim", `is ${headDim}, expected an even number (rotary pairs)`);
+  else if (headDim % 2 !== 0 && config.ropes.some(({ dims }) => dims === headDim))
+    problems.invalid("head_dim", `is ${headDim}, expected an even number (rotary pairs)`);
+  for (const { dims } of config.ropes)
+    if (Number.isInteger(headDim) && dims !== headDim && (dims % 2 !== 0 || dims < 2))
+      problems.invalid("rotated columns of a head", `are ${dims}, expected an even number (rotary pairs)`);
   if (heads % kvHeads !== 0)
     problems.invalid("num_key_value_heads", `is ${kvHeads}, expected a divisor of num_attention_heads (${heads})`);
   for (const id of [config.bosId ?? 0, ...config.eosIds])

@@ -21,8 +21,17 @@ export interface StepShape {
  */
 export function trainingFlops(config: ModelConfig, { rank, targets, lengths }: StepShape): number {
   const tokens = lengths.reduce((a, b) => a + b, 0);
-  const pairs = lengths.reduce((sum, length) => sum + (length * (length + 1)) / 2, 0);
+  const pairs = config.perLayer.reduce(
+    (sum, { window }) => sum + lengths.reduce((total, length) => total + visiblePairs(length, window), 0),
+    0,
+  );
   const widths = targets.map((name) => linearOf(config, name)).reduce((sum, linear) => sum + linear.in + linear.out, 0);
   const perToken = 4 * blockWeights(config) + 4 * config.vocabulary * config.hidden + 6 * rank * config.layers * widths;
-  return tokens * perToken + 3.5 * 4 * config.layers * config.heads * config.headDim * pairs;
+  return tokens * perToken + 3.5 * 4 * config.heads * config.headDim * pairs;
+}
+
+/** Pairs of a token and one that it sees, itself included. */
+function visiblePairs(length: number, window: number | null): number {
+  const width = Math.min(length, window ?? length);
+  return (width * (width + 1)) / 2 + (length - width) * width;
 }

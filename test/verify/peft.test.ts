@@ -17,11 +17,12 @@ import { bundledBase, bundledData } from "../../src/verbs/bundled.ts";
 import { exportAdapter } from "../../src/verbs/export-adapter.ts";
 import { openModelFiles } from "../../src/verbs/open-model.ts";
 import { train } from "../../src/verbs/train.ts";
-import { adapterConfig, adapterWeights, CASE_NAMES, type CaseName, readCase } from "../parity/fixture.ts";
+import { adapterConfig, adapterWeights, CASE_NAMES, type CaseName, FAMILY_CASES, readCase } from "../parity/fixture.ts";
 import { type BaseChoice, Lab, SETTINGS, type Setting } from "../parity/lab.ts";
 import { python } from "./python.ts";
 
 const TRAINED = "bundled base, trained";
+const FIXTURES: readonly CaseName[] = [...CASE_NAMES, ...FAMILY_CASES];
 const SCRIPT = fileURLToPath(new URL("../../tools/verify-peft.py", import.meta.url));
 /** The first, one between the powers of two, and all. */
 const RANKS = [1, 3, 8];
@@ -67,7 +68,7 @@ let answer: { readonly versions: Readonly<Record<string, string>>; readonly resu
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "qdylora-verify-"));
   const subjects: Subject[] = [await trainedSubject()];
-  for (const name of CASE_NAMES) subjects.push(await fixtureSubject(name));
+  for (const name of FIXTURES) subjects.push(await fixtureSubject(name));
   const cases: Request[] = [];
   for (const subject of subjects) {
     const slices = await exportSlices(subject);
@@ -83,7 +84,7 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 
 describe("exported slices in real peft", () => {
   for (const { dtype } of settings)
-    for (const name of [TRAINED, ...CASE_NAMES])
+    for (const name of [TRAINED, ...FIXTURES])
       for (const rank of RANKS)
         test(`${name} at rank ${rank} computed in ${dtype}`, () => {
           const limit = LIMITS[dtype];
