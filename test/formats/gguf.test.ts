@@ -9,6 +9,7 @@ import { openGguf } from "../../src/formats/gguf.ts";
 import { openGgufModel } from "../../src/formats/gguf-model.ts";
 import { TENSOR_KINDS } from "../../src/formats/gguf-types.ts";
 import { openSafetensors, type StoredTensor } from "../../src/formats/safetensors.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { readTokenizer } from "../../src/tokenizer/read.ts";
 import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
 
@@ -124,6 +125,11 @@ describe.each(MODELS)("%s, converted by llama.cpp", (name) => {
       "final_logit_softcapping",
     ])
       expect(found[key], key).toEqual(original[key]);
+  });
+
+  test("is the same model to its family as the folder that it was converted from", async () => {
+    const { configJson } = await openGgufModel(sourceOf(`${name}.gguf`), `${name}.gguf`);
+    expect(parseModelConfig(configJson)).toEqual(parseModelConfig(json(`${name}.config.json`)));
   });
 
   test("has the tokenizer that it was converted with, and its template", async () => {
