@@ -1,6 +1,6 @@
 // config.json → ModelConfig: chooses the family and checks what all families have in common.
 
-import type { FamilyName, ModelConfig } from "./config.ts";
+import { FAMILY_NAMES, type FamilyName, type ModelConfig } from "./config.ts";
 import { ConfigProblems } from "./config-problems.ts";
 import type { Family } from "./families/family.ts";
 import { FAMILIES } from "./families/index.ts";
@@ -12,7 +12,7 @@ import { FAMILIES } from "./families/index.ts";
  * if both occur).
  */
 export function parseModelConfig(json: unknown, name = "config.json"): ModelConfig {
-  const problems = new ConfigProblems(name, `These are supported: ${ARCHITECTURES.join(", ")}.`);
+  const problems = new ConfigProblems(name, `Use a model of one of these families: ${FAMILY_NAMES.join(", ")}.`);
   const family = familyOf(json, problems);
   const config = FAMILIES[family].read(json, problems);
   checkConsistency(config, problems);
