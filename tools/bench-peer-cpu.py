@@ -3,7 +3,10 @@
 The other side of tools/compare-peer-cpu.mjs: random weights of the true shape, NF4 with double quantisation, bf16 compute,
 LoRA of rank 64 on all seven linears, every token supervised; forward, backward, clipping and AdamW timed, median of many.
 
-  python tools/bench-peer-cpu.py --seconds 10        prints one JSON object
+  python tools/bench-peer-cpu.py --folder /tmp/peer --seconds 10        prints one JSON object
+
+Two recipes: `plain` is the fastest that was found (nothing recomputed, frozen weights as loaded); `prepared` is what
+QLoRA guides do, peft.prepare_model_for_kbit_training at its defaults: gradient checkpointing, unquantised weights in f32.
 """
 import argparse
 import json
@@ -14,11 +17,11 @@ import bitsandbytes
 import peft
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 
-def build(folder, rank):
+def build(folder, rank, recipe):
     config = LlamaConfig(
         vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, head_dim=64, tie_word_embeddings=True, rope_theta=100000.0, max_position_embeddings=2048,
@@ -31,6 +34,8 @@ def build(folder, rank):
     model = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=quantization, dtype=torch.bfloat16, device_map="cpu", attn_implementation="sdpa"
     )
+    if recipe == "prepared":
+        model = prepare_model_for_kbit_training(model)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     lora = LoraConfig(r=rank, lora_alpha=16, target_modules=targets, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
     model = get_peft_model(model, lora)
@@ -48,10 +53,11 @@ def main():
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--recipe", choices=["plain", "prepared"], default="plain")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    model = build(args.folder, args.rank).train()
+    model = build(args.folder, args.rank, args.recipe).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     tokens = torch.randint(0, 49152, (args.batch, args.seq + 1))
@@ -76,7 +82,7 @@ def main():
     median = statistics.median(times)
     print(json.dumps({
         "tokensPerSecond": args.batch * args.seq / median, "stepMs": 1000 * median, "steps": len(times),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads(), "recipe": args.recipe,
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft, bitsandbytes)},
     }))
 

@@ -1,4 +1,5 @@
-// Our training step beside the peers' (bench-peer-cpu.py) on the same machine, alternating, so that drift hits both alike.
+// Our training step beside the peers' (bench-peer-cpu.py, both of its recipes) on the same machine, alternating, so that
+// drift hits all alike.
 //   QDYLORA_PYTHON=python node tools/compare-peer-cpu.mjs [--rounds 3] [--seconds 10]
 // Needs a build, and Python with torch, transformers, peft and bitsandbytes. Writes bench/results/cpu-peer-DATE.json.
 
@@ -13,6 +14,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const { values } = parseArgs({
   options: { rounds: { type: "string", default: "3" }, seconds: { type: "string", default: "10" } },
 });
+const RECIPES = ["plain", "prepared"];
 const folder = mkdtempSync(join(tmpdir(), "qdylora-peer-"));
 const python = process.env.QDYLORA_PYTHON ?? "python3";
 
@@ -39,22 +41,31 @@ try {
   ];
   const rounds = [];
   for (let round = 0; round < Number(values.rounds); round++) {
-    const peer = json(python, ["tools/bench-peer-cpu.py", "--folder", folder, "--seconds", values.seconds]);
+    const peers = RECIPES.map((recipe) =>
+      json(python, ["tools/bench-peer-cpu.py", "--folder", folder, "--seconds", values.seconds, "--recipe", recipe]),
+    );
     const { stdout } = spawnSync(process.execPath, ["dist/cli/bin.js", "bench", "train", ...shape, "--json"], {
       cwd: ROOT,
       encoding: "utf8",
     });
     const ours = JSON.parse(stdout);
-    rounds.push({ ours, peer, ratio: ours.tokensPerSecond / peer.tokensPerSecond });
+    const ratios = peers.map((peer) => ours.tokensPerSecond / peer.tokensPerSecond);
+    rounds.push({ ours, peers, ratios });
+    const beside = peers.map(
+      ({ recipe, tokensPerSecond }, i) => `${recipe} ${tokensPerSecond.toFixed(0)} (${ratios[i].toFixed(2)}×)`,
+    );
     console.log(
-      `ours ${ours.tokensPerSecond.toFixed(0)}, peer ${peer.tokensPerSecond.toFixed(0)} tokens/s: ${rounds.at(-1).ratio.toFixed(2)}×; share of peak ${(100 * ours.share).toFixed(1)} %`,
+      `ours ${ours.tokensPerSecond.toFixed(0)} tokens/s, ${(100 * ours.share).toFixed(1)} % of the peak; peer ${beside.join(", ")}`,
     );
   }
   const date = new Date().toISOString().slice(0, 10);
-  const result = { date, device: rounds[0].ours.device, ratio: median(rounds.map(({ ratio }) => ratio)), rounds };
+  const ratios = Object.fromEntries(
+    RECIPES.map((recipe, i) => [recipe, median(rounds.map((round) => round.ratios[i]))]),
+  );
+  const result = { date, device: rounds[0].ours.device, ratios, rounds };
   mkdirSync(join(ROOT, "bench/results"), { recursive: true });
   writeFileSync(join(ROOT, `bench/results/cpu-peer-${date}.json`), `${JSON.stringify(result, null, 2)}\n`);
-  console.log(`median ratio ${result.ratio.toFixed(2)}×`);
+  console.log(`median ratios ${JSON.stringify(ratios)}`);
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
