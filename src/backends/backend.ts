@@ -43,6 +43,16 @@ export interface DeviceMemory {
   readonly overheadBytes: number;
 }
 
+/** Choices that a device makes by timing, and that change bits. */
+export interface Tuning {
+  /** How many were made. */
+  readonly size: number;
+  /** All of them as text. */
+  save(): string;
+  /** Takes over what was saved: a run that goes on, or is repeated, then gives the same bits. Throws CHECKPOINT_INVALID. */
+  load(text: string): void;
+}
+
 /** A list of prepared calls, to be run again and again. */
 export interface Recording {
   run(): void;
@@ -88,6 +98,8 @@ export interface Backend extends AsyncDisposable {
    * Throws as `run` does.
    */
   prepare<K extends OpName>(op: K, args: ArgsOf<K>, scratch: Tensor | null, checked?: boolean): () => void;
+  /** Absent where nothing is chosen by timing. */
+  readonly tuning?: Tuning;
   /** Takes prepared calls as one list, which the device may learn to run as a whole. Absent: they are run one by one. */
   record?(calls: readonly (() => void)[]): Recording;
   /** FLOP/s that a loop in registers reaches on this device: what products of this dtype could reach at most. */

@@ -22,6 +22,8 @@ import { scheduleFactor } from "./schedule.ts";
 const NONFINITE_LIMIT = 3;
 
 export const EVENT_LOG = "events.jsonl";
+/** What the device chose by timing: a resumed run takes it over, to give the same bits. */
+const TUNING_FILE = "tuning.json";
 
 export interface TrainingRun {
   readonly backend: Backend;
@@ -61,6 +63,7 @@ export interface TrainingResult {
 export async function trainAdapter(run: TrainingRun): Promise<TrainingResult> {
   using optimizer = new RowWindowedAdamW(run.backend, run.adapter, run.config.optimizer);
   const log = new EventLog(run);
+  const keepTuning = await openTuning(run);
   const { config, signal } = run;
   const restored = run.resume
     ? await restoreCheckpoint(run.folder, run.adapter, optimizer, run.fingerprint, run.allowChanged)
@@ -87,6 +90,7 @@ export async function trainAdapter(run: TrainingRun): Promise<TrainingResult> {
       return { step, interrupted: true, evaluations: [] };
     }
     const outcome = await trainStep(run, optimizer, step);
+    await keepTuning();
     const secondsLeft = ((performance.now() - began) / 1000 / (step + 1 - start)) * (steps - step - 1);
     await log.tell(outcome.type === "step" ? { ...outcome, secondsLeft } : outcome);
     nonFinite = outcome.type === "skipped" && outcome.reason !== "unsupervised" ? nonFinite + 1 : 0;
@@ -101,6 +105,19 @@ export async function trainAdapter(run: TrainingRun): Promise<TrainingResult> {
   if (run.heldOut.length > 0) evaluations = await evaluate(run, log, steps, [0, ...config.adapter.ranks]);
   await log.tell({ type: "end", step: steps, seconds: (performance.now() - began) / 1000 });
   return { step: steps, interrupted: false, evaluations };
+}
+
+/** Takes over what an earlier part of the run chose by timing. Returns what writes new choices down, before any checkpoint. */
+async function openTuning({ backend: { tuning }, folder, resume }: TrainingRun): Promise<() => Promise<void>> {
+  if (!tuning) return async () => {};
+  if (resume && (await folder.exists(TUNING_FILE)))
+    tuning.load(new TextDecoder().decode(await folder.read(TUNING_FILE)));
+  let written = 0;
+  return async () => {
+    if (tuning.size === written) return;
+    written = tuning.size;
+    await folder.write(TUNING_FILE, new TextEncoder().encode(tuning.save()));
+  };
 }
 
 type StepOutcome =

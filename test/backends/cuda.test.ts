@@ -111,7 +111,7 @@ describe("compiled kernels on disk", () => {
 });
 
 describe("the choice of algorithms", () => {
-  it("is the same text whatever the order of its making, and is taken over on the same device only", () => {
+  it("is the same text whatever the order of its making, and is taken over for the same target only", () => {
     const [one, other, elsewhere] = [new TuningCache("A"), new TuningCache("A"), new TuningCache("B")];
     one.set("x", "01ff");
     one.set("y", "02");
@@ -125,7 +125,7 @@ describe("the choice of algorithms", () => {
   });
 
   it("refuses text that is not one", () => {
-    for (const text of ["", "{}", '{"version":1,"device":"A","algorithms":{"x":"not hexadecimal"}}'])
+    for (const text of ["", "{}", '{"version":1,"target":"A","algorithms":{"x":"not hexadecimal"}}'])
       expect(() => new TuningCache("A").load(text)).toThrow(expect.objectContaining({ code: "CHECKPOINT_INVALID" }));
   });
 });

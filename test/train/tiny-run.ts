@@ -1,6 +1,7 @@
-// A whole training run of the tiny model on the reference backend, over any folder.
+// A whole training run of the tiny model, over any folder; on the reference backend unless another one is given.
 
 import type { AdapterConfig } from "../../src/adapter/config.ts";
+import type { Backend } from "../../src/backends/backend.ts";
 import { openBackend } from "../../src/backends/open.ts";
 import type { Batch } from "../../src/data/batch.ts";
 import type { Folder } from "../../src/formats/folder.ts";
@@ -49,9 +50,11 @@ interface TinyRun {
   readonly dataSha256?: string;
   readonly step?: (index: number) => Batch[];
   readonly onEvent?: (event: TrainEvent, stop: AbortController) => void;
+  readonly open?: () => Promise<Backend>;
+  readonly computeDtype?: "f32" | "bf16";
 }
 
-/** Trains a tiny model on the reference; returns the final weights, row by row comparable. */
+/** Trains a tiny model; returns the final weights, row by row comparable. */
 export async function trainTiny({
   folder,
   config,
@@ -60,9 +63,11 @@ export async function trainTiny({
   dataSha256 = "d",
   step = batchesOf,
   onEvent,
+  open = () => openBackend("reference", {}),
+  computeDtype = "f32",
 }: TinyRun) {
-  await using backend = await openBackend("reference", {});
-  const model = tinyModel(backend, "f32");
+  await using backend = await open();
+  const model = tinyModel(backend, computeDtype);
   const shapes = { training: { N: 16, S: 2, Q: 0 }, scoring: { N: 16, S: 2, Q: 0 } };
   const session = new TrainingSession(backend, model, config, shapes);
   const { adapter, learner, scorer } = session;
@@ -80,7 +85,7 @@ export async function trainTiny({
     step,
     heldOut: [randomBatch([7, 8], 1)],
     folder,
-    fingerprint: fingerprintOf({ config, base: model.identity, dataSha256, instructionSet, computeDtype: "f32" }),
+    fingerprint: fingerprintOf({ config, base: model.identity, dataSha256, instructionSet, computeDtype }),
     resume,
     allowChanged,
     signal: stop.signal,

@@ -1,6 +1,25 @@
 // `npm run verify:cuda`: the cuda backend on the GPU of this machine. Fails where there is none.
 
-import { openBackend } from "../../src/backends/open.ts";
+import { describe, expect, it } from "vitest";
+import { type CudaBackend, openCuda } from "../../src/backends/cuda/cuda.ts";
 import { conformance } from "../ops/conformance.ts";
 
-await conformance("cuda", () => openBackend("cuda"));
+let backend: CudaBackend | null = null;
+await conformance("cuda", async () => {
+  backend = await openCuda();
+  return backend;
+});
+
+/** Beside the generation at hand. */
+const TARGETS = ["sm_80", "sm_89", "sm_90a", "sm_120"];
+
+describe("what the suite compiled", () => {
+  for (const target of TARGETS)
+    it(`compiles for ${target} too`, () => {
+      const { modules } = backend!.device;
+      const byFile = new Map(modules.builds.map((build) => [build.file, build]));
+      expect(byFile.size).toBeGreaterThan(20);
+      for (const { file, defines } of byFile.values())
+        expect(modules.compile(file, defines, target).byteLength, file).toBeGreaterThan(0);
+    });
+});

@@ -12,6 +12,8 @@ import { OUT_OF_MEMORY } from "./driver.ts";
 import { kernelTable } from "./kernels.ts";
 import { sustainedProduct } from "./peak.ts";
 import { GraphRecording } from "./recording.ts";
+import type { TuningCache } from "./tuning.ts";
+import { loadTuning, saveTuning, tuningFile } from "./tuning-file.ts";
 
 const HOST_ALLOC_PORTABLE = 1;
 /** Code of kernels, and cuBLASLt's, that comes to the device when first used. */
@@ -36,7 +38,10 @@ export class CudaBackend implements Backend {
   readonly readsMasters = true;
   readonly kernels: KernelTable;
   readonly device: CudaDevice;
+  readonly tuning: TuningCache;
   readonly #ledger: BufferLedger;
+  /** Algorithms that were known at the start; without end where none is to be kept. */
+  readonly #known: number;
   /** Of the allocated bytes, those in host memory. */
   #pagedBytes = 0;
 
@@ -46,6 +51,9 @@ export class CudaBackend implements Backend {
     const gib = (device.memory().totalBytes / 2 ** 30).toFixed(0);
     this.description = `${device.name}, ${this.instructionSet}, ${gib} GiB`;
     this.libraries = device.libraries;
+    this.tuning = device.products.tuning;
+    if (!device.products.deterministic) loadTuning(this.tuning, tuningFile(device.name));
+    this.#known = device.products.deterministic ? Number.POSITIVE_INFINITY : this.tuning.size;
     this.kernels = kernelTable(device);
     this.#ledger = new BufferLedger("cuda", memoryBytes, () => freeText(device));
   }
@@ -119,6 +127,7 @@ export class CudaBackend implements Backend {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ledger.close();
+    if (this.tuning.size > this.#known) saveTuning(this.tuning, tuningFile(this.device.name));
     this.device.close();
   }
 

@@ -62,7 +62,7 @@ export class CudaDevice {
   readonly tables: TableMemory;
   /** What is enqueued goes into a graph and is not run. */
   capturing = false;
-  readonly #modules: KernelModules;
+  readonly modules: KernelModules;
   readonly #block = new ArgumentBlock();
   readonly #ordinal: number;
   #closed = false;
@@ -90,13 +90,13 @@ export class CudaDevice {
     const majors = loadableMajors(this.driver);
     const nvrtc = new Nvrtc(loadLibrary(nvrtcLibrary(majors)));
     const target = compileTarget(nvrtc, this.arch, this.name);
-    this.#modules = new KernelModules(this.driver, nvrtc, new CubinCache(), target);
+    this.modules = new KernelModules(this.driver, nvrtc, new CubinCache(), target);
     const cublasLt = loadLibrary(cublasLtLibrary(majors));
 
     // The primary context, current: cuBLASLt uses the runtime API inside, which looks for it there.
     checked.contextSetCurrent(out64((box) => checked.primaryContextRetain(box, this.#ordinal)));
     this.stream = out64((box) => checked.streamCreate(box, STREAM_NON_BLOCKING));
-    this.products = new CublasLt(this.driver, this.stream, cublasLt, new TuningCache(this.name), deterministic);
+    this.products = new CublasLt(this.driver, this.stream, cublasLt, new TuningCache(`sm_${this.arch}`), deterministic);
     this.transfers = new Transfers(this.driver, this.stream);
     this.tables = new TableMemory(this.driver, this.transfers, this.stream, () => this.capturing);
     this.libraries = [
@@ -115,7 +115,7 @@ export class CudaDevice {
 
   /** A function of kernels/`file`, compiled with these macros. `sharedBytes`: dynamic shared memory of a block. */
   function(file: string, name: string, defines: Defines = {}, sharedBytes = 0): CudaFunction {
-    return this.#modules.function(file, name, defines, sharedBytes);
+    return this.modules.function(file, name, defines, sharedBytes);
   }
 
   /** A launch, ready to be enqueued any number of times. An empty grid does nothing. */
@@ -151,7 +151,7 @@ export class CudaDevice {
     this.tables.close();
     this.transfers.close();
     this.products.close();
-    this.#modules.close();
+    this.modules.close();
     this.driver.raw.streamDestroy(this.stream);
     this.driver.raw.primaryContextRelease(this.#ordinal);
   }

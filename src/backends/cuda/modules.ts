@@ -32,6 +32,8 @@ export class KernelModules {
   readonly #arch: string;
   readonly #modules = new Map<string, number>();
   readonly #functions = new Map<string, CudaFunction>();
+  /** Every file with the macros that it was compiled with here. */
+  readonly builds: { readonly file: string; readonly defines: readonly string[] }[] = [];
   readonly #sources = new Map<string, KernelSource>();
 
   /** `arch`: "sm_90". */
@@ -57,6 +59,14 @@ export class KernelModules {
     return loaded;
   }
 
+  /** Machine code for a target such as "sm_90a", kept on disk. Throws BACKEND_UNAVAILABLE with the compiler's log. */
+  compile(file: string, defines: readonly string[], target: string): Uint8Array {
+    const source = this.#source(file);
+    const options = [`--gpu-architecture=${target}`, "--std=c++17", ...defines];
+    const parts = [JSON.stringify(source), this.#nvrtc.version, ...options];
+    return this.#cache.get(parts, () => this.#nvrtc.compile(source, options));
+  }
+
   /** Unloads everything. */
   close(): void {
     for (const module of this.#modules.values()) this.#driver.raw.moduleUnload(module);
@@ -67,11 +77,8 @@ export class KernelModules {
   #module(key: string, file: string, defines: readonly string[]): number {
     const known = this.#modules.get(key);
     if (known !== undefined) return known;
-    const source = this.#source(file);
-    const options = [`--gpu-architecture=${this.#arch}`, "--std=c++17", ...defines];
-    const image = this.#cache.get([JSON.stringify(source), this.#nvrtc.version, ...options], () =>
-      this.#nvrtc.compile(source, options),
-    );
+    const image = this.compile(file, defines, this.#arch);
+    this.builds.push({ file, defines });
     const module = out64((box) => this.#driver.checked.moduleLoadData(box, image));
     this.#modules.set(key, module);
     return module;

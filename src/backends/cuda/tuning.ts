@@ -7,17 +7,22 @@ const VERSION = 1;
 
 interface Saved {
   readonly version: number;
-  readonly device: string;
+  readonly target: string;
   readonly algorithms: Readonly<Record<string, string>>;
 }
 
 export class TuningCache {
-  /** The device that the times are of. */
-  readonly #device: string;
+  /** What the algorithms run on: those of another generation or library are of no use. */
+  readonly #target: string;
   readonly #algorithms = new Map<string, string>();
 
-  constructor(device: string) {
-    this.#device = device;
+  constructor(target: string) {
+    this.#target = target;
+  }
+
+  /** Products whose algorithm is known. */
+  get size(): number {
+    return this.#algorithms.size;
   }
 
   /** The algorithm's bytes in hexadecimal, as cuBLASLt of the same version wrote them. */
@@ -32,14 +37,14 @@ export class TuningCache {
   /** JSON of all choices, in an order that does not depend on that of their making. */
   save(): string {
     const entries = [...this.#algorithms].sort(([a], [b]) => (a < b ? -1 : 1));
-    const saved: Saved = { version: VERSION, device: this.#device, algorithms: Object.fromEntries(entries) };
+    const saved: Saved = { version: VERSION, target: this.#target, algorithms: Object.fromEntries(entries) };
     return `${JSON.stringify(saved, null, 1)}\n`;
   }
 
-  /** Takes over saved choices. Those of another device are left out: they would be slow there. Throws CHECKPOINT_INVALID. */
+  /** Takes over saved choices; those for another target are left out. Throws CHECKPOINT_INVALID. */
   load(text: string): void {
     const saved = parse(text);
-    if (saved.device !== this.#device) return;
+    if (saved.target !== this.#target) return;
     for (const [product, algorithm] of Object.entries(saved.algorithms)) this.#algorithms.set(product, algorithm);
   }
 }
