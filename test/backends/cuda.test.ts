@@ -4,9 +4,11 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import type { Recording } from "../../src/backends/backend.ts";
 import { CudaBuffer } from "../../src/backends/cuda/buffer.ts";
 import { CubinCache } from "../../src/backends/cuda/cubin-cache.ts";
-import { Driver } from "../../src/backends/cuda/driver.ts";
+import type { CudaDevice } from "../../src/backends/cuda/device.ts";
+import { Driver, Uncapturable } from "../../src/backends/cuda/driver.ts";
 import { kernelArguments } from "../../src/backends/cuda/launch.ts";
 import {
   cublasLtLibrary,
@@ -16,6 +18,7 @@ import {
   loadLibrary,
   nvrtcLibrary,
 } from "../../src/backends/cuda/libraries.ts";
+import { GraphRecording } from "../../src/backends/cuda/recording.ts";
 import { TuningCache } from "../../src/backends/cuda/tuning.ts";
 import { walkElements, walkRows, widthFor } from "../../src/backends/cuda/walk.ts";
 import type { QdlError } from "../../src/errors.ts";
@@ -152,6 +155,61 @@ describe("arguments of a kernel", () => {
         .image(0).buffer,
     );
     expect([...words]).toEqual([16n, 32n, 1n, 2n, 3n]);
+  });
+});
+
+describe("a repeated list", () => {
+  /** A GPU that does nothing in so many milliseconds, and tells what it is asked for. */
+  const idleDevice = (milliseconds: number) => {
+    const asked: string[] = [];
+    let nextHandle = 1;
+    const answer =
+      (call: string) =>
+      (box?: unknown): number => {
+        asked.push(call);
+        if (call === "eventElapsedTime") (box as Float32Array)[0] = milliseconds;
+        else if (box instanceof BigUint64Array) box[0] = BigInt(nextHandle++);
+        return 0;
+      };
+    const calls = new Proxy(
+      {},
+      { get: (_, call) => (call === "streamEndCapture" ? endCapture : answer(String(call))) },
+    );
+    const endCapture = (_stream: number, box: BigUint64Array) => answer("streamEndCapture")(box);
+    const driver = { raw: calls, checked: calls, lastOp: null };
+    return { asked, device: { driver, stream: 7, capturing: false } as unknown as CudaDevice };
+  };
+  const runs = (recording: Recording, count: number) => {
+    for (let i = 0; i < count; i++) recording.run();
+  };
+
+  it("becomes a graph after it was measured to keep the GPU waiting", () => {
+    const { asked, device } = idleDevice(0.01);
+    const ran: boolean[] = [];
+    const recording = new GraphRecording(device, [() => ran.push(device.capturing)]);
+    runs(recording, 2);
+    expect([ran, asked.includes("streamBeginCapture")]).toEqual([[false, false], false]);
+    runs(recording, 3);
+    expect(ran).toEqual([false, false, true]);
+    expect(asked.filter((call) => call === "graphLaunch")).toHaveLength(3);
+    recording.dispose();
+    expect(asked.filter((call) => call === "graphExecDestroy")).toHaveLength(1);
+  });
+
+  it("is run call by call where the GPU is busy, or where a call cannot be part of a graph", () => {
+    for (const [milliseconds, capturable] of [
+      [100, true],
+      [0.01, false],
+    ] as const) {
+      const { asked, device } = idleDevice(milliseconds);
+      let ran = 0;
+      const call = () => {
+        if (device.capturing && !capturable) throw new Uncapturable();
+        if (!device.capturing) ran++;
+      };
+      runs(new GraphRecording(device, [call]), 5);
+      expect([ran, device.capturing, asked.includes("graphLaunch")]).toEqual([5, false, false]);
+    }
   });
 });
 

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { drawRank, rowWindow } from "../../src/adapter/rank-draw.ts";
+import { openBackend } from "../../src/backends/open.ts";
 import { checkpointName, listCheckpoints } from "../../src/train/checkpoint.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
 import { EVENT_LOG } from "../../src/train/train.ts";
@@ -122,6 +123,30 @@ describe("trainAdapter", () => {
     expect(resumed.events[0]).toMatchObject({ type: "start", step: 4, resumed: true });
     expect(stepsIn(folder)).toEqual([0, 1, 2, 3, 4, 5]);
     expect(resumed.after).toEqual(expected.after);
+  });
+
+  test("what the device chose by timing is kept in the folder before a checkpoint, and taken over by a resume", async () => {
+    const folder = new MemoryFolder();
+    const loaded: string[] = [];
+    const open = async () => {
+      const backend = await openBackend("reference");
+      const tuning = { size: 1, save: () => "chosen", load: (text: string) => loaded.push(text) };
+      return Object.defineProperty(backend, "tuning", { value: tuning });
+    };
+    const written = () => new TextDecoder().decode(folder.files.get("tuning.json"));
+    const seen: string[] = [];
+    await trainTiny({
+      folder,
+      config: trainConfig(),
+      open,
+      onEvent: ({ type }, stop) => {
+        if (type === "checkpoint") seen.push(written());
+        if (type === "checkpoint") stop.abort();
+      },
+    });
+    expect([seen.slice(0, 1), loaded]).toEqual([["chosen"], []]);
+    await trainTiny({ folder, config: trainConfig(), open, resume: true });
+    expect(loaded).toEqual(["chosen"]);
   });
 
   test("keeps only the newest checkpoints", async () => {
