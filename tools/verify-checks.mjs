@@ -21,7 +21,7 @@ export const VERIFY_CHECKS = [
   },
   {
     script: "verify:cuda",
-    what: "the cuda backend obeys the contract on a GPU",
+    what: "the cuda backend obeys the contract on a GPU, agrees with torch, and gives equal bits from equal runs",
     needs: "an NVIDIA GPU of generation sm_80 or newer, its driver, NVRTC and cuBLASLt",
   },
 ];
