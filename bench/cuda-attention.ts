@@ -8,6 +8,7 @@ import { visiblePairs } from "../src/ops/attention-heads.ts";
 import type { ArgsOf, OpName } from "../src/ops/index.ts";
 import { BYTES_PER_ELEMENT, type DType, toBf16 } from "../src/tensor/dtype.ts";
 import { type DeviceBuffer, matrix, type Tensor } from "../src/tensor/tensor.ts";
+import { reportOn, round, timedOn } from "./cuda-timing.ts";
 
 interface Shape {
   readonly headDim: number;
@@ -72,25 +73,8 @@ function prepared<K extends OpName>(op: K, args: ArgsOf<K>): () => void {
   return backend.prepare(op, args, bytes > 0 ? empty("u8", 1, bytes) : null);
 }
 
-/** Seconds of one call, over about `seconds` after half of it to warm up. */
-function timed(step: () => void, seconds = SECONDS): number {
-  const run = (count: number): number => {
-    const began = performance.now();
-    for (let i = 0; i < count; i++) step();
-    backend.device.synchronize();
-    return (performance.now() - began) / 1000 / count;
-  };
-  run(2);
-  const count = Math.max(4, Math.ceil(seconds / run(4)));
-  run(Math.ceil(count / 2));
-  return run(count);
-}
-
-const round = (value: number, unit = 10): number => Math.round(value * unit) / unit;
-
-function report(line: Record<string, unknown>): void {
-  process.stdout.write(`${JSON.stringify({ ...line, device: backend.description })}\n`);
-}
+const timed = (step: () => void, seconds = SECONDS): number => timedOn(backend, step, seconds);
+const report = (line: Record<string, unknown>): void => reportOn(backend, line);
 
 function release(): void {
   for (const buffer of held.splice(0)) buffer.dispose();

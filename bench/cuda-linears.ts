@@ -10,6 +10,7 @@ import type { FourBitWeight } from "../src/ops/frozen-weight.ts";
 import type { ArgsOf, OpName } from "../src/ops/index.ts";
 import { BYTES_PER_ELEMENT, type DType } from "../src/tensor/dtype.ts";
 import { colSlice, type DeviceBuffer, matrix, type Tensor } from "../src/tensor/tensor.ts";
+import { reportOn, round, timedOn } from "./cuda-timing.ts";
 
 const TOKENS = 8192;
 const HIDDEN = 4096;
@@ -128,25 +129,8 @@ function scratchFor(needs: readonly number[]): Tensor {
   return matrix(alloc(most), "u8", 1, most);
 }
 
-/** Seconds of one call, over about SECONDS after half of it to warm up. */
-function timed(step: Step, seconds = SECONDS): number {
-  const run = (count: number): number => {
-    const began = performance.now();
-    for (let i = 0; i < count; i++) step();
-    backend.device.synchronize();
-    return (performance.now() - began) / 1000 / count;
-  };
-  run(2);
-  const count = Math.max(4, Math.ceil(seconds / run(4)));
-  run(Math.ceil(count / 2));
-  return run(count);
-}
-
-const round = (value: number, unit = 10): number => Math.round(value * unit) / unit;
-
-function report(line: Record<string, unknown>): void {
-  process.stdout.write(`${JSON.stringify({ ...line, device: backend.description })}\n`);
-}
+const timed = (step: Step, seconds = SECONDS): number => timedOn(backend, step, seconds);
+const report = (line: Record<string, unknown>): void => reportOn(backend, line);
 
 function release(): void {
   for (const buffer of held.splice(0)) buffer.dispose();

@@ -3,7 +3,7 @@
 The other side of tools/compare-peer-cpu.mjs: random weights of the true shape, NF4 with double quantisation, bf16 compute,
 LoRA of rank 64 on all seven linears, every token supervised; forward, backward, clipping and AdamW timed, median of many.
 
-  python tools/bench-peer-cpu.py --folder /tmp/peer --seconds 10        prints one JSON object
+  python tools/bench-peer-cpu.py --folder peer --seconds 10        prints one JSON object
 
 Two recipes: `plain` is the fastest that was found (nothing recomputed, frozen weights as loaded); `prepared` is what
 QLoRA guides do, peft.prepare_model_for_kbit_training at its defaults: gradient checkpointing, unquantised weights in f32.
