@@ -73,8 +73,13 @@ function prepared<K extends OpName>(op: K, args: ArgsOf<K>): () => void {
   return backend.prepare(op, args, bytes > 0 ? empty("u8", 1, bytes) : null);
 }
 
-const timed = (step: () => void, seconds = SECONDS): number => timedOn(backend, step, seconds);
-const report = (line: Record<string, unknown>): void => reportOn(backend, line);
+function timed(step: () => void, seconds = SECONDS): number {
+  return timedOn(backend, step, seconds);
+}
+
+function report(line: Record<string, unknown>): void {
+  reportOn(backend, line);
+}
 
 function release(): void {
   for (const buffer of held.splice(0)) buffer.dispose();

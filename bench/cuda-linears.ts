@@ -129,8 +129,13 @@ function scratchFor(needs: readonly number[]): Tensor {
   return matrix(alloc(most), "u8", 1, most);
 }
 
-const timed = (step: Step, seconds = SECONDS): number => timedOn(backend, step, seconds);
-const report = (line: Record<string, unknown>): void => reportOn(backend, line);
+function timed(step: Step, seconds = SECONDS): number {
+  return timedOn(backend, step, seconds);
+}
+
+function report(line: Record<string, unknown>): void {
+  reportOn(backend, line);
+}
 
 function release(): void {
   for (const buffer of held.splice(0)) buffer.dispose();
