@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { mkdtemp, readdir, readFile, readlink, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -39,13 +40,13 @@ const blobs = (settings: HubSettings) => readdir(join(repoFolder(settings), "blo
 /** The content of a large file, and the request handler's test for it. */
 const isStorage = (url: string | undefined, name: string) => url?.startsWith(`/blobs/${name}`) ?? false;
 
-/** Resolves when the part of a download on disk has this size: a connection that breaks earlier loses what is under way. */
-async function arrived(settings: HubSettings, size: number): Promise<void> {
-  const part = (await blobs(settings)).find((name) => name.endsWith(".incomplete"));
-  const now = part ? (await stat(join(repoFolder(settings), "blobs", part))).size : 0;
-  if (now >= size) return;
+/** Resolves when so much of a large file is on disk: a connection that breaks earlier loses what is under way. */
+async function arrived(settings: HubSettings, content: Uint8Array, size: number): Promise<void> {
+  const part = `${createHash("sha256").update(content).digest("hex")}.incomplete`;
+  const info = await stat(join(repoFolder(settings), "blobs", part)).catch(() => null);
+  if (info && info.size >= size) return;
   await new Promise((done) => setTimeout(done, 5));
-  return arrived(settings, size);
+  return arrived(settings, content, size);
 }
 
 for (const shards of [1, 3])
@@ -93,7 +94,7 @@ test("a connection that breaks is resumed where it stopped, within one call and 
     const range = `bytes ${start}-${weights.length - 1}/${weights.length}`;
     response.writeHead(start ? 206 : 200, { "content-length": weights.length - start, "content-range": range });
     response.write(weights.subarray(start, start + 1000));
-    void arrived(settings, start + 1000).then(() => response.destroy());
+    void arrived(settings, weights, start + 1000).then(() => response.destroy());
     return true;
   };
   const { folder } = await fetchHubModel(ID, { settings });
@@ -133,7 +134,7 @@ test("the first failure stops the other downloads, and what they have is kept", 
   const settings = await settingsFor(hub);
   hub.intercept = (request, response) => {
     if (isStorage(request.url, "model-2-of-3.safetensors")) {
-      void arrived(settings, 1000).then(() => response.writeHead(403).end());
+      void arrived(settings, files["model-1-of-3.safetensors"]!, 1000).then(() => response.writeHead(403).end());
       return true;
     }
     if (!isStorage(request.url, "model-1-of-3.safetensors")) return false;
