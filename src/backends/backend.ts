@@ -39,8 +39,10 @@ export interface DeviceMemory {
   readonly unified: boolean;
   /** Bytes that further buffers may take now; Infinity where nobody knows. */
   readonly availableBytes: number;
-  /** Bytes taken beside buffers: the driver's context, code, libraries' workspaces. */
+  /** Bytes that will be taken beside buffers: the driver's context, code, libraries' workspaces. */
   readonly overheadBytes: number;
+  /** Bytes taken now, by buffers and beside them, as the device reports it; null where the process's own memory tells. */
+  readonly usedBytes: number | null;
 }
 
 /** Choices that a device makes by timing, and that change bits. */

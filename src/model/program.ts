@@ -100,23 +100,16 @@ export class Program implements Disposable {
    */
   #bind(shape: Shape, runtime: RuntimeValues): Recording {
     const shapeKey = JSON.stringify(shape);
-    const key = shapeKey + JSON.stringify(runtime);
-    const kept = this.#lists.get(key);
-    if (kept) return kept;
-    const still = keep(this.#byShape, MOST_KEPT.shapes, shapeKey, () =>
-      this.#calls.map((entry) => (dependsOnRun(entry) ? null : this.#bindCall(entry, shape, runtime))),
-    );
-    const bound = () => still.map((call, i) => call ?? this.#bindCall(this.#calls[i]!, shape, runtime));
-    const list = keep(
-      this.#lists,
-      MOST_KEPT.lists,
-      key,
-      () => record(this.#backend, bound()),
-      (dropped) => dropped.dispose(),
-    );
-    // Other shapes are the same views, of the same buffers, with fewer rows.
-    this.#checked = true;
-    return list;
+    const make = () => {
+      const still = keep(this.#byShape, MOST_KEPT.shapes, shapeKey, () =>
+        this.#calls.map((entry) => (dependsOnRun(entry) ? null : this.#bindCall(entry, shape, runtime))),
+      );
+      const calls = still.map((call, i) => call ?? this.#bindCall(this.#calls[i]!, shape, runtime));
+      // Other shapes are the same views, of the same buffers, with fewer rows.
+      this.#checked = true;
+      return record(this.#backend, calls);
+    };
+    return keep(this.#lists, MOST_KEPT.lists, shapeKey + JSON.stringify(runtime), make, (dropped) => dropped.dispose());
   }
 
   #bindCall(entry: Call, shape: Shape, runtime: RuntimeValues): () => void {

@@ -4,7 +4,7 @@
 import { readMatrix, writeMatrix } from "../tensor/host.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { bytesOf, FLOATS, type Op, type SampleMaker, statisticsDtype } from "./op.ts";
-import { checkGroups, rmsNorm } from "./rms-norm.ts";
+import { checkGroups, RMS_NORM_SIZES, rmsNorm } from "./rms-norm.ts";
 
 export interface RmsNormBackwardArgs {
   /** [N, C] */
@@ -18,18 +18,6 @@ export interface RmsNormBackwardArgs {
   /** [N, C], accumulated: the residual branch already wrote there */
   readonly dx: Tensor;
 }
-
-/** Rows, columns, columns of a group. */
-const sampleSizes = [
-  [1, 1, 1],
-  [3, 7, 7],
-  [19, 129, 129],
-  [32, 576, 576],
-  [7, 6, 1],
-  [5, 15, 3],
-  [19, 258, 86],
-  [33, 512, 64],
-] as const;
 
 export const rmsNormBackward: Op<RmsNormBackwardArgs> = {
   name: "rmsNormBackward",
@@ -58,7 +46,7 @@ export const rmsNormBackward: Op<RmsNormBackwardArgs> = {
     writeMatrix(dx, out);
   },
   samples: [
-    ...sampleSizes.map(([n, c, d]) => ({
+    ...RMS_NORM_SIZES.map(([n, c, d]) => ({
       name: `${n}×${c}${d < c ? `, groups of ${d}` : ""}`,
       dtypes: FLOATS,
       make: (m: SampleMaker) => sampleCall(m, n, c, d),

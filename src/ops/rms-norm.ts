@@ -21,7 +21,7 @@ export interface RmsNormArgs {
 }
 
 /** Rows, columns, columns of a group. */
-const sampleSizes = [
+export const RMS_NORM_SIZES = [
   [1, 1, 1],
   [3, 7, 7],
   [19, 129, 129],
@@ -63,7 +63,7 @@ export const rmsNorm: Op<RmsNormArgs> = {
     );
   },
   samples: [
-    ...sampleSizes.map(([n, c, d]) => ({
+    ...RMS_NORM_SIZES.map(([n, c, d]) => ({
       name: `${n}×${c}${d < c ? `, groups of ${d}` : ""}`,
       dtypes: FLOATS,
       make: (m: SampleMaker) => sampleCall(m, m.normal(m.dtype, n, c), d),

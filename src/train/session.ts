@@ -1,4 +1,5 @@
-// What a run holds on the device beside the base: adapter with gradients and moments, and the arena of its steps. Made from one description, so that the estimate and the run cannot disagree.
+// What a run holds on the device beside the base: adapter with gradients and moments, and the arena of its steps. Made
+// from one description, so that the estimate and the run cannot disagree.
 
 import type { OptimizerState } from "../adapter/moments.ts";
 import { Adapter, adapterBytes, adapterLayout, readDtype } from "../adapter/parameters.ts";

@@ -5,7 +5,6 @@ import { scaleAt } from "../adapter/config.ts";
 import type { OptimizerState } from "../adapter/moments.ts";
 import type { Adapter } from "../adapter/parameters.ts";
 import { drawRank } from "../adapter/rank-draw.ts";
-import type { Backend } from "../backends/backend.ts";
 import { uniformRange } from "../model/loss-program.ts";
 import { countLevels } from "../model/memory-plan.ts";
 import type { ShapeName } from "../model/named-shapes.ts";
@@ -70,7 +69,9 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
   await using backend = await openDevice(settings);
   needPeak(backend);
   const peak = backend.measurePeak!(settings.compute === "auto" ? backend.computeDtype : settings.compute);
-  const host = hostBytes();
+  // As an estimate would have it: asked before anything is there.
+  const { unified, overheadBytes } = backend.memory();
+  const beside = unified ? hostBytes() : overheadBytes;
   const model = randomModel(backend, settings);
   try {
     const config = resolveTrainConfig(trainSettings(settings), model.config, 1);
@@ -88,7 +89,6 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
     const rankOf = (index: number): number => (settings.drawRanks ? drawRank(config.adapter, 1, index) : settings.rank);
     const firstUseSeconds = await firstUse(settings, step);
     const leastSteps = settings.drawRanks ? LEAST_DRAWN_STEPS : 3;
-    const { unified } = backend.memory();
     const warmUp = settings.seconds / (unified ? 4 : 2);
     const times = await timeSteps((index) => step(rankOf(index)), { warmUp, seconds: settings.seconds, leastSteps });
     const seconds = unified ? times.median : times.mean;
@@ -107,8 +107,9 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
       usefulTflops: flops / seconds / 1e12,
       peakTflops: peak / 1e12,
       share: flops / seconds / peak,
-      peakBytes: peakBytesOf(backend, pagedBytes),
-      estimatedPeakBytes: unified ? host + totalBytes + pagedBytes : backend.memory().overheadBytes + totalBytes,
+      // Nothing is released before the end, so what a GPU holds now is the most.
+      peakBytes: backend.memory().usedBytes ?? peakResidentBytes(),
+      estimatedPeakBytes: beside + totalBytes + (unified ? pagedBytes : 0),
       hostPeakBytes: peakResidentBytes(),
       rank: settings.drawRanks ? null : settings.rank,
       rankMax: settings.rankMax,
@@ -152,12 +153,6 @@ async function firstUse(
 }
 
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
-
-/** Nothing is released before the end, so what is taken now is the most. */
-function peakBytesOf(backend: Backend, pagedBytes: number): number {
-  const { unified, overheadBytes } = backend.memory();
-  return unified ? peakResidentBytes() : overheadBytes + backend.allocatedBytes - pagedBytes;
-}
 
 const trainSettings = ({ rankMax, batch, seq, memory, optimizerState, drawRanks }: CheckedBench): TrainSettings => ({
   rankMax,

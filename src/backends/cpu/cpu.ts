@@ -128,7 +128,8 @@ export class CpuBackend implements Backend {
 
   /** What the system (or the container) could still give this process, less a tenth for everybody's growth. */
   memory(): DeviceMemory {
-    return { unified: true, availableBytes: Math.floor(0.9 * process.availableMemory()), overheadBytes: 0 };
+    const availableBytes = Math.floor(0.9 * process.availableMemory());
+    return { unified: true, availableBytes, overheadBytes: 0, usedBytes: null };
   }
 
   write(buffer: CpuBuffer, offset: number, bytes: Uint8Array): void {

@@ -87,6 +87,7 @@ export class CudaBackend implements Backend {
       unified: false,
       availableBytes: Math.max(0, freeBytes - LOADED_LATER),
       overheadBytes: Math.max(0, totalBytes - freeBytes - onDevice) + LOADED_LATER,
+      usedBytes: totalBytes - freeBytes,
     };
   }
 

@@ -28,7 +28,7 @@ export class ReferenceBackend implements Backend {
   }
 
   memory(): DeviceMemory {
-    return { unified: true, availableBytes: Number.POSITIVE_INFINITY, overheadBytes: 0 };
+    return { unified: true, availableBytes: Number.POSITIVE_INFINITY, overheadBytes: 0, usedBytes: null };
   }
 
   write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void {
