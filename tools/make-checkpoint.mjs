@@ -38,16 +38,24 @@ function tensor(name, dims, deviation, mean = 0) {
   return { name, dtype: "BF16", shape: dims, content };
 }
 
+function* norm(module) {
+  yield tensor(`${module}.weight`, [config.hidden], 0.1, 1);
+  if (config.norm.kind === "layer") yield tensor(`${module}.bias`, [config.hidden], 0.1);
+}
+
+function* linear(path, { out, in: cols, bias }) {
+  yield tensor(`${path}.weight`, [out, cols], 0.5 / Math.sqrt(cols));
+  if (bias) yield tensor(`${path}.bias`, [out], 0.1);
+}
+
 function* tensors() {
   const table = [config.vocabulary, config.hidden];
   yield tensor(`${names.embedding}.weight`, table, 1 / Math.sqrt(config.hidden));
   for (let layer = 0; layer < config.layers; layer++) {
-    for (const module of Object.values(config.block.norms))
-      yield tensor(`${names.layers}.${layer}.${module}.weight`, [config.hidden], 0.1, 1);
-    for (const { name, out, in: cols } of config.block.linears)
-      yield tensor(`${linearPath(config.family, layer, name)}.weight`, [out, cols], 0.5 / Math.sqrt(cols));
+    for (const module of Object.values(config.block.norms)) yield* norm(`${names.layers}.${layer}.${module}`);
+    for (const one of config.block.linears) yield* linear(linearPath(config.family, layer, one.name), one);
   }
-  yield tensor(`${names.finalNorm}.weight`, [config.hidden], 0.1, 1);
+  yield* norm(names.finalNorm);
   if (!config.tiedEmbeddings) yield tensor(`${names.head}.weight`, table, 1 / Math.sqrt(config.hidden));
 }
 

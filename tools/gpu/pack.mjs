@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../..");
 /** What the runs there do not read. */
-const LEFT_OUT = /^(assets\/|docs\/|bench\/results|test\/fixtures\/(?!parity\/))/;
+const LEFT_OUT = /^(assets\/(?!base\/.*\.json$)|docs\/|bench\/results|test\/fixtures\/(?!parity\/))/;
 
 const [target, ...flags] = process.argv.slice(2);
 if (!target) throw new Error("usage: node tools/gpu/pack.mjs FOLDER [--modules]");
