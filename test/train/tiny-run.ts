@@ -5,12 +5,13 @@ import type { Backend } from "../../src/backends/backend.ts";
 import { openBackend } from "../../src/backends/open.ts";
 import type { Batch } from "../../src/data/batch.ts";
 import type { Folder } from "../../src/formats/folder.ts";
+import type { ModelConfig } from "../../src/model/config.ts";
 import type { TrainConfig } from "../../src/train/config.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
 import { fingerprintOf } from "../../src/train/fingerprint.ts";
 import { TrainingSession } from "../../src/train/session.ts";
 import { type TrainingRun, trainAdapter } from "../../src/train/train.ts";
-import { adapterConfig, randomBatch, randomWeights, tinyModel } from "../model/tiny-model.ts";
+import { adapterConfig, randomBatch, randomWeights, TINY, tinyModel } from "../model/tiny-model.ts";
 
 export const STEPS = 6;
 
@@ -52,6 +53,9 @@ interface TinyRun {
   readonly onEvent?: (event: TrainEvent, stop: AbortController) => void;
   readonly open?: () => Promise<Backend>;
   readonly computeDtype?: "f32" | "bf16";
+  /** Another model than the tiny one, and the tokens of its largest batch. */
+  readonly model?: ModelConfig;
+  readonly tokens?: number;
 }
 
 /** Trains a tiny model; returns the final weights, row by row comparable. */
@@ -65,13 +69,15 @@ export async function trainTiny({
   onEvent,
   open = () => openBackend("reference", {}),
   computeDtype = "f32",
+  model: modelConfig = TINY,
+  tokens = 16,
 }: TinyRun) {
   await using backend = await open();
-  const model = tinyModel(backend, computeDtype);
-  const shapes = { training: { N: 16, S: 2, Q: 0 }, scoring: { N: 16, S: 2, Q: 0 } };
+  const model = tinyModel(backend, computeDtype, modelConfig);
+  const shapes = { training: { N: tokens, S: 2, Q: 0 }, scoring: { N: tokens, S: 2, Q: 0 } };
   const session = new TrainingSession(backend, model, config, shapes);
   const { adapter, learner, scorer } = session;
-  adapter.load(randomWeights(config.adapter));
+  adapter.load(randomWeights(config.adapter, modelConfig));
   const before = await adapter.weights();
   const events: TrainEvent[] = [];
   const stop = new AbortController();

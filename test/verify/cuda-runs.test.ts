@@ -7,18 +7,29 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import type { Backend } from "../../src/backends/backend.ts";
 import { type CudaBackend, openCuda } from "../../src/backends/cuda/cuda.ts";
+import type { Batch } from "../../src/data/batch.ts";
+import { parseModelConfig } from "../../src/model/read-config.ts";
 import { matrix } from "../../src/tensor/tensor.ts";
+import { randomBatch, TINY_JSON } from "../model/tiny-model.ts";
 import { MemoryFolder } from "../train/memory-folder.ts";
 import { trainConfig, trainTiny } from "../train/tiny-run.ts";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const TUNING = "tuning.json";
 
+/** Wide enough that the algorithms of its larger products are timed, and the first taken for the others. */
+const WIDE = parseModelConfig({ ...TINY_JSON, hidden_size: 512, intermediate_size: 1408, vocab_size: 600 });
+const TOKENS = 1024;
+
 describe("equal runs", () => {
   for (const computeDtype of ["f32", "bf16"] as const) {
-    const config = trainConfig();
+    const config = trainConfig(
+      { rankMax: 16 },
+      { batch: { seq: TOKENS, microBatch: 2, accumulation: 2, packing: false } },
+    );
+    const wide = { model: WIDE, tokens: TOKENS, step: wideBatches };
     const run = (folder: MemoryFolder, more: Partial<Parameters<typeof trainTiny>[0]> = {}) =>
-      trainTiny({ folder, config, open: () => openCuda(), computeDtype, ...more });
+      trainTiny({ folder, config, open: () => openCuda(), computeDtype, ...wide, ...more });
 
     it(`give the same bits with the same choice of algorithms (${computeDtype})`, async () => {
       const [first, second] = [new MemoryFolder(), new MemoryFolder()];
@@ -47,6 +58,11 @@ describe("equal runs", () => {
     });
   }
 });
+
+/** Of as many tokens as there is room for, and of fewer. */
+function wideBatches(step: number): Batch[] {
+  return [randomBatch([400, TOKENS - 400], 100 + step), randomBatch([TOKENS - 8 * step - 100], 200 + step)];
+}
 
 async function openWith(folder: MemoryFolder): Promise<CudaBackend> {
   const backend = await openCuda();

@@ -24,7 +24,7 @@ const VITEST = join(dirname(createRequire(import.meta.url).resolve("vitest/packa
 const LIBRARY_KERNELS = ["nvjet", "cutlass", "cublas", "gemm"];
 const OPTIONS = {
   memcheck: ["--tool", "memcheck"],
-  racecheck: ["--tool", "racecheck", ...LIBRARY_KERNELS.flatMap((name) => ["--exclude", `kns=${name}`])],
+  racecheck: ["--tool", "racecheck", ...LIBRARY_KERNELS.flatMap((name) => ["--kernel-name-exclude", `kns=${name}`])],
 };
 const endsAt = Date.now() + 1000 * Number(values.seconds);
 
