@@ -80,6 +80,11 @@ export interface Backend extends AsyncDisposable {
   readonly computeDtype: Extract<DType, "bf16" | "f32">;
   /** The linears round an adapter's f32 masters as they read them, at no cost worth a copy of A and B in the compute dtype. */
   readonly readsMasters: boolean;
+  /**
+   * Lists are run on a multiple of this many rows, the last of them padding that no segment has: packed data then comes in few
+   * shapes, each bound and timed once, and on whole tiles. Absent: on the rows that there are.
+   */
+  readonly rowGranule?: number;
   readonly kernels: KernelTable;
   /** Bytes now held by live buffers, and the most ever held. */
   readonly allocatedBytes: number;

@@ -11,12 +11,13 @@ import type { RopeOptions } from "./config.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import type { Shape } from "./graph.ts";
 import { largestRuntime, pinnedValues, planAt } from "./memory-plan.ts";
-import { Program, planProgram } from "./program.ts";
+import { Program, planProgram, type RuntimeValues } from "./program.ts";
 import { ropeFrequencies } from "./rope-frequencies.ts";
 import { type DropoutSettings, type KeepLevel, type LossList, scoringList } from "./steps.ts";
 
 export class LossProgram implements Disposable {
   readonly #backend: Backend;
+  readonly #largest: Shape;
   readonly #list: LossList;
   readonly #program: Program;
   /** One table per kind of rotation. */
@@ -32,6 +33,7 @@ export class LossProgram implements Disposable {
     memory: string | DeviceBuffer,
   ) {
     this.#backend = backend;
+    this.#largest = shape;
     this.#list = list;
     this.#program = new Program(backend, list.calls, arena, shape, memory);
     this.#ropes = model.config.ropes;
@@ -81,7 +83,7 @@ export class LossProgram implements Disposable {
   }
 
   /**
-   * Runs one micro-batch.
+   * Runs one micro-batch. Everything is enqueued when this returns; the promise waits for the device.
    * @param ranks rank and scale by rows; rows outside all ranges run on the base alone
    * @param tokenWeight factor of each supervised token's loss in the gradient
    * @param step optimizer step, for the masks of dropout
@@ -89,22 +91,44 @@ export class LossProgram implements Disposable {
    */
   async run(batch: Batch, ranks: readonly RankRange[], tokenWeight: number, step = 0): Promise<Float32Array> {
     const { inputs, loss } = this.#list;
-    const shape: Shape = { N: batch.tokens.length, S: batch.starts.length - 1, Q: 0 };
+    const rows = batch.tokens.length;
+    const shape = this.#shapeOf(batch);
+    const padding = shape.N - rows;
     // Where frequencies depend on the length of sequences, the longest of a micro-batch decides, as in transformers.
     const longest = 1 + batch.positions.reduce((a, b) => Math.max(a, b), 0);
     for (const [i, rope] of this.#ropes.entries())
       this.#program.write(inputs.frequencies[i]!, ropeFrequencies(rope, longest));
-    this.#program.write(inputs.tokens, batch.tokens);
-    this.#program.write(inputs.positions, batch.positions);
+    this.#program.write(inputs.tokens, padded(batch.tokens, padding, 0));
+    this.#program.write(inputs.positions, padded(batch.positions, padding, 0));
     this.#program.write(inputs.starts, batch.starts);
-    this.#program.write(inputs.targets, batch.targets);
+    this.#program.write(inputs.targets, padded(batch.targets, padding, -1));
     this.#program.write(inputs.tokenWeights, new Float32Array(shape.N).fill(tokenWeight));
-    if (inputs.rows) this.#program.write(inputs.rows, rowIdentities(batch));
-    // Only dropout reads the step; without it every step of a shape and rank is the same list.
-    this.#program.run(shape, { [RANGES.key]: ranks, ...(inputs.rows && { [STEP.key]: step }) });
+    if (inputs.rows) this.#program.write(inputs.rows, rowIdentities(batch, shape.N));
+    this.#program.run(shape, this.#runtime(batch, ranks, step));
     const { buffer, offset } = this.#program.tensor(loss, shape);
-    const bytes = await this.#backend.read(buffer, offset, shape.N * 4);
+    const bytes = await this.#backend.read(buffer, offset, rows * 4);
     return new Float32Array(bytes.slice().buffer);
+  }
+
+  /** Makes ready what `run` will run, while the device is at something else. */
+  prepare(batch: Batch, ranks: readonly RankRange[], step = 0): void {
+    this.#program.prepare(this.#shapeOf(batch), this.#runtime(batch, ranks, step));
+  }
+
+  /** Row counts of a micro-batch, padding included as far as there is room for it. */
+  #shapeOf({ tokens, starts }: Batch): Shape {
+    const granule = this.#backend.rowGranule ?? 1;
+    const whole = granule * Math.ceil(tokens.length / granule);
+    return { N: Math.max(tokens.length, Math.min(this.#largest.N, whole)), S: starts.length - 1, Q: 0 };
+  }
+
+  #runtime(batch: Batch, ranks: readonly RankRange[], step: number): RuntimeValues {
+    const rows = batch.tokens.length;
+    const { N } = this.#shapeOf(batch);
+    // Padding belongs to the last rows' range: a range of its own would be a product of its own.
+    const ranges = ranks.map((range) => (range.to === rows ? { ...range, to: N } : range));
+    // Only dropout reads the step; without it every step of a shape and rank is the same list.
+    return { [RANGES.key]: ranges, ...(this.#list.inputs.rows && { [STEP.key]: step }) };
   }
 
   [Symbol.dispose](): void {
@@ -112,9 +136,16 @@ export class LossProgram implements Disposable {
   }
 }
 
+function padded(values: Int32Array, padding: number, value: number): Int32Array {
+  if (padding === 0) return values;
+  const all = new Int32Array(values.length + padding).fill(value, values.length);
+  all.set(values);
+  return all;
+}
+
 /** Sample and position of each row; tail padding is sample 0. */
-function rowIdentities({ positions, starts, sampleIds }: Batch): Int32Array {
-  const identities = new Int32Array(2 * positions.length);
+function rowIdentities({ positions, starts, sampleIds }: Batch, rows: number): Int32Array {
+  const identities = new Int32Array(2 * rows);
   for (const [segment, sample] of sampleIds.entries())
     for (let row = starts[segment]!; row < starts[segment + 1]!; row++) identities[2 * row] = sample;
   for (const [row, position] of positions.entries()) identities[2 * row + 1] = position;

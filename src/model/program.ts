@@ -79,19 +79,28 @@ export class Program implements Disposable {
     this.#backend.write(this.#arena, offset, new Uint8Array(content.buffer, content.byteOffset, content.byteLength));
   }
 
+  /** Binds the list for a later run, whose first then starts at once. */
+  prepare(shape: Shape, runtime: RuntimeValues): void {
+    this.#list(shape, runtime);
+  }
+
   /** Runs the list. Row counts may be anything up to those it was planned for. */
   run(shape: Shape, runtime: RuntimeValues): void {
+    const list = this.#list(shape, runtime);
+    for (const buffer of this.#buffers)
+      if (buffer.disposed)
+        throw new QdlError("TENSOR_STALE", `"${buffer.label}" was released, but a step still reads it`);
+    list.run();
+  }
+
+  #list(shape: Shape, runtime: RuntimeValues): Recording {
     for (const key of Object.keys(shape) as (keyof Shape)[])
       if (shape[key] > this.#largest[key])
         throw new QdlError(
           "OP_ARGUMENT",
           `${key} = ${shape[key]} rows, but the step was planned for ${this.#largest[key]}`,
         );
-    const list = this.#bind(shape, runtime);
-    for (const buffer of this.#buffers)
-      if (buffer.disposed)
-        throw new QdlError("TENSOR_STALE", `"${buffer.label}" was released, but a step still reads it`);
-    list.run();
+    return this.#bind(shape, runtime);
   }
 
   /**

@@ -11,6 +11,7 @@ import { evaluateRanks, type RankEvaluation } from "../eval/rank-sweep.ts";
 import type { Folder } from "../formats/folder.ts";
 import { breathe } from "../model/breathe.ts";
 import { type LossProgram, uniformRange } from "../model/loss-program.ts";
+import type { RankRange } from "../ops/rank-range.ts";
 import { type CheckpointState, pruneCheckpoints, restoreCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import type { TrainConfig } from "./config.ts";
 import type { TrainEvent } from "./events.ts";
@@ -126,20 +127,21 @@ type StepOutcome =
 
 /** One optimizer step: Σ cross-entropy over all supervised tokens of all micro-batches ÷ their number, at one rank. */
 async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: number): Promise<StepOutcome> {
-  const { config, adapter, learner } = run;
+  const { config, learner } = run;
   const began = performance.now();
-  const rank = config.adapter.mode === "fixed" ? adapter.rankMax : drawRank(config.adapter, config.seed, step);
+  const { rank, batches } = draw(run, step);
   const window = rowWindow(config.adapter, rank);
-  const batches = run.step(step);
   const supervised = batches.reduce((sum, batch) => sum + batch.supervised, 0);
   if (supervised === 0) return { type: "skipped", step, rank, reason: "unsupervised" };
 
   optimizer.zeroGradients();
   let total = 0;
   let tokens = 0;
-  for (const batch of batches) {
-    const ranges = uniformRange(batch, rank, scaleAt(config.adapter, rank));
-    const losses = await learner.run(batch, ranges, 1 / supervised, step);
+  for (const [i, batch] of batches.entries()) {
+    const enqueued = learner.run(batch, rangesOf(run, batch, rank), 1 / supervised, step);
+    // Binding takes the host a while, in which the device has something to do.
+    const next = batches[i + 1];
+    const [losses] = await Promise.all([enqueued, next ? prepare(run, next, rank, step) : prepareStep(run, step + 1)]);
     total += losses.reduce((sum, loss) => sum + loss, 0);
     tokens += batch.tokens.length;
     await breathe();
@@ -151,6 +153,26 @@ async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: nu
   if (!Number.isFinite(gradNorm)) return { type: "skipped", step, rank, reason: "gradient" };
   const tokensPerSecond = tokens / ((performance.now() - began) / 1000);
   return { type: "step", step, loss, rank, gradNorm, learningRate, tokens, supervised, tokensPerSecond };
+}
+
+/** What step `step` trains on, and at which rank. */
+function draw({ config, step: batchesOf }: TrainingRun, step: number): { rank: number; batches: readonly Batch[] } {
+  const { adapter, seed } = config;
+  const rank = adapter.mode === "fixed" ? adapter.rankMax : drawRank(adapter, seed, step);
+  return { rank, batches: batchesOf(step) };
+}
+
+const rangesOf = ({ config: { adapter } }: TrainingRun, batch: Batch, rank: number): RankRange[] =>
+  uniformRange(batch, rank, scaleAt(adapter, rank));
+
+async function prepare(run: TrainingRun, batch: Batch, rank: number, step: number): Promise<void> {
+  run.learner.prepare(batch, rangesOf(run, batch, rank), step);
+}
+
+async function prepareStep(run: TrainingRun, step: number): Promise<void> {
+  if (step === run.config.schedule.steps) return;
+  const { rank, batches } = draw(run, step);
+  await prepare(run, batches[0]!, rank, step);
 }
 
 async function evaluate(

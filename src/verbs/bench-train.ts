@@ -81,16 +81,23 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
     fillAdapter(session.adapter);
     using optimizer = new RowWindowedAdamW(backend, session.adapter, config.optimizer);
     const batch = fullBatch(settings.batch, settings.seq, model.config.vocabulary);
-    const step = async (rank: number): Promise<void> => {
+    const ranges = (rank: number) => uniformRange(batch, rank, scaleAt(config.adapter, rank));
+    const prepare = async (rank: number): Promise<void> => session.learner.prepare(batch, ranges(rank));
+    // As training does it: the next step is made ready while the device is at this one.
+    const step = async (rank: number, next: number): Promise<void> => {
       optimizer.zeroGradients();
-      await session.learner.run(batch, uniformRange(batch, rank, scaleAt(config.adapter, rank)), 1 / batch.supervised);
+      await Promise.all([session.learner.run(batch, ranges(rank), 1 / batch.supervised), prepare(next)]);
       await optimizer.step({ from: 0, to: rank }, 1e-4);
     };
     const rankOf = (index: number): number => (settings.drawRanks ? drawRank(config.adapter, 1, index) : settings.rank);
     const firstUseSeconds = await firstUse(settings, step);
     const leastSteps = settings.drawRanks ? LEAST_DRAWN_STEPS : 3;
     const warmUp = settings.seconds / (unified ? 4 : 2);
-    const times = await timeSteps((index) => step(rankOf(index)), { warmUp, seconds: settings.seconds, leastSteps });
+    const times = await timeSteps((index) => step(rankOf(index), rankOf(index + 1)), {
+      warmUp,
+      seconds: settings.seconds,
+      leastSteps,
+    });
     const seconds = unified ? times.median : times.mean;
     const lengths = Array.from({ length: settings.batch }, () => settings.seq);
     const flops = mean(
@@ -141,14 +148,14 @@ function fillAdapter(adapter: Adapter): void {
 /** One step of every bucket of ranks that will be used; returns their seconds together. */
 async function firstUse(
   { drawRanks, rank, rankMax }: CheckedBench,
-  step: (rank: number) => Promise<void>,
+  step: (rank: number, next: number) => Promise<void>,
 ): Promise<number> {
   const buckets = Math.ceil(rankMax / RANK_BUCKET);
   const ranks = drawRanks
     ? Array.from({ length: buckets }, (_, i) => Math.min(rankMax, (i + 1) * RANK_BUCKET))
     : [rank];
   const began = performance.now();
-  for (const each of ranks) await step(each);
+  for (const each of ranks) await step(each, each);
   return (performance.now() - began) / 1000;
 }
 

@@ -99,6 +99,20 @@ describe("trainAdapter", () => {
     expect((await trainTiny({ folder, config: coded, resume: true })).after).toEqual(expected.after);
   });
 
+  test.each([0, 0.2])("rows of padding change no bit (dropout %s)", async (dropout) => {
+    // Batches of 14 and 11 rows: one is padded to 16, which is all there is room for, the other to 12.
+    const padded = async () => Object.assign(await openBackend("reference", {}), { rowGranule: 4 });
+    const config = trainConfig({ dropout });
+    const [plain, other] = [
+      await trainTiny({ folder: new MemoryFolder(), config }),
+      await trainTiny({ folder: new MemoryFolder(), config, open: padded }),
+    ];
+    expect(other.after).toEqual(plain.after);
+    expect(ofType(other.events, "step").map(({ tokens }) => tokens)).toEqual(
+      ofType(plain.events, "step").map(({ tokens }) => tokens),
+    );
+  });
+
   test("paged moments change no bit, and a run may move them when it resumes", async () => {
     const paged = trainConfig({}, { optimizer: { ...trainConfig().optimizer, state: "adam32-paged" } });
     const expected = await trainTiny({ folder: new MemoryFolder(), config: trainConfig() });

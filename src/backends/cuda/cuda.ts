@@ -36,6 +36,8 @@ export class CudaBackend implements Backend {
   readonly instructionSet: string;
   readonly computeDtype = "bf16";
   readonly readsMasters = true;
+  /** Rows of a tile of the libraries' products. */
+  readonly rowGranule = 128;
   readonly kernels: KernelTable;
   readonly device: CudaDevice;
   readonly tuning: TuningCache;
