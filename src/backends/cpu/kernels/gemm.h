@@ -2,10 +2,10 @@
 // terms of one sum, so the rank-b part costs b more steps of depth and no extra pass over y; dX adds up several weights
 // the same way.
 //
-// A work item owns one panel of columns and one block of rows: it decodes the panel into its thread's workspace (L2) and
-// runs register tiles over the rows. Items of one panel are neighbours, and a thread keeps its panel while it can, so a
-// weight is decoded about once per thread and not once per block. Bytes that must move: every right operand once per
-// thread that meets it, the left operand once per panel (from L2/L3), the output once.
+// A work item owns one panel of columns and all rows, or a block of them: it decodes the panel into its thread's workspace
+// (L2) and runs register tiles over the rows. Only the last few panels are shared by threads, to end together, so a weight
+// is decoded about once. Bytes that must move: every right operand once, the left operand once per panel (from L2/L3), the
+// output once.
 // Every output element is one fixed sequence of additions, whoever computes it: bits do not depend on threads.
 #pragma once
 #include "tile.h"
@@ -16,7 +16,7 @@ namespace QDL_ISA {
 constexpr int MAX_TERMS = 4;
 constexpr int64_t PANEL_WORDS = 1088 * 64;  // 272 KiB of L2: 2048 + 128 bf16 in depth for the widest tile
 constexpr int64_t STAGE_DEPTH = 2176;       // elements: bounds the converted left rows, 51 KiB
-constexpr int64_t BLOCK_ROWS = 510;     // whole tiles; their sums take 128 KiB
+constexpr int64_t BLOCK_ROWS = 1026;        // whole tiles; their sums take 256 KiB of L2
 constexpr int64_t SHORT_ROWS = 8;      // at most so many rows go through short.h
 
 /** left[rows, depth] times `right`, which is read along its rows (x·Wᵀ) or down its columns (dY·W). */
@@ -146,6 +146,13 @@ QDL_INLINE Piece<C> pieceOf(const Slice& slice, int64_t row, int rows, uint32_t*
   return {copy, words * C::PAIR, slice.depth, slice.panel};
 }
 
+/** Rows of the next tile: few rows at the end are shared by the last two, since a flat tile is bound by its loads. */
+template <class C>
+QDL_INLINE int tileRows(int64_t left) {
+  if (left <= TILE_ROWS || left >= 2 * TILE_ROWS) return static_cast<int>(least(TILE_ROWS, left));
+  return static_cast<int>(roundUp(ceilDiv(left, 2), C::SUM_ROWS));
+}
+
 /** Rows row0..row1−1 of one strip: sums over `terms`; `fresh` starts from zero, `last` hands rows to `finish`. */
 template <class C, class Finish>
 static void sweep(Workspace& w, const Strip& strip, const Finish& finish, const Term* const* terms, const int64_t* depths,
@@ -184,8 +191,8 @@ static void sweep(Workspace& w, const Strip& strip, const Finish& finish, const 
     while (term < count && depths[term] == 0) term++;
     end = term == count;
     if (end && first) w.key = key;
-    for (int64_t row = row0; row < row1; row += TILE_ROWS) {
-      const int rows = static_cast<int>(least(TILE_ROWS, row1 - row));
+    for (int64_t row = row0; row < row1;) {
+      const int rows = tileRows<C>(row1 - row);
       Piece<C> pieces[2 * MAX_TERMS];
       uint32_t* buffer = w.left;
       for (int i = 0; i < sliceCount; i++) pieces[i] = pieceOf<C>(slices[i], row, rows, buffer);
@@ -194,6 +201,7 @@ static void sweep(Workspace& w, const Strip& strip, const Finish& finish, const 
       runTile<C>(rows, strip.vectors, pieces, sliceCount, out, TILE_COLS, !(first && fresh));
       if (end && last)
         for (int i = 0; i < rows; i++) finish(row + i, out + i * TILE_COLS);
+      row += rows;
     }
   }
 }
@@ -227,30 +235,47 @@ static void multiplyBlock(Workspace& w, const Product& p, const Ranges& ranges, 
   for (int64_t row = row0; row < row1; row++) finish(row, w.sums + (row - row0) * TILE_COLS);
 }
 
+/** How panels are shared out: the first `whole` with all their rows each, the others in `blocks` of rows. */
+struct Shares {
+  int64_t whole, blocks, height;
+};
+
+/** What decoding a panel costs, in rows of its product. */
+constexpr int64_t PANEL_COST = 12;
+
+/** As many whole panels as all threads get alike, less one each where there are many; the rest so as to end soonest. */
+QDL_INLINE Shares sharesOf(int64_t panels, int64_t rows, int64_t threads) {
+  if (threads == 1) return {panels, 1, rows};
+  const bool many = panels >= 4 * threads;
+  const int64_t rest = panels % threads + (many ? threads : 0);
+  Shares best = {panels - rest, 1, rows};
+  int64_t soonest = INT64_MAX;
+  for (int64_t blocks = many ? 2 : 1; blocks <= 2 * threads && blocks * 2 * TILE_ROWS <= rows; blocks++) {
+    const int64_t height = roundUp(ceilDiv(rows, blocks), TILE_ROWS), used = ceilDiv(rows, height);
+    const int64_t time = ceilDiv(rest * used, threads) * (height + PANEL_COST);
+    if (time < soonest) soonest = time, best.blocks = used, best.height = height;
+  }
+  return best;
+}
+
 /** Products that share rows row0..row1−1; each has its own columns. `finishOf(product, strip)` makes what ends a row. */
 template <class C, class FinishOf>
 static void multiplyThen(Context& context, const Product* products, int count, int64_t row0, int64_t row1, const Ranges& ranges,
                          FinishOf finishOf) {
   if (row1 <= row0) return;
   int64_t panels = 0;
-  bool kept = true;  // every product's depth fits in one stage
-  for (int i = 0; i < count; i++) {
-    panels += ceilDiv(products[i].out.cols, TILE_COLS);
-    int64_t words = 0;
-    for (int t = 0; t < products[i].bases; t++) words += steps(products[i].base[t].depth, C::PAIR);
-    kept = kept && words <= least(PANEL_WORDS / TILE_COLS, STAGE_DEPTH / C::PAIR);
-  }
+  for (int i = 0; i < count; i++) panels += ceilDiv(products[i].out.cols, TILE_COLS);
   if (panels == 0) return;
-  // Enough items to share out, but blocks tall enough to be worth a panel.
-  const int64_t rows = row1 - row0;
-  const int64_t wanted = ceilDiv(kept ? 64 : 16, panels), tallest = ceilDiv(rows, kept ? 96 : 252);
-  const int64_t blocks = most(least(wanted, tallest), ceilDiv(rows, BLOCK_ROWS));
-  const int64_t height = roundUp(ceilDiv(rows, blocks), TILE_ROWS);
+  const Shares shares = sharesOf(panels, row1 - row0, context.threads);
   const uint64_t call = ++context.sequence;
+  // Threads take items in turn: so each goes along neighbouring panels of its own, and none writes beside another.
+  const int64_t apart = shares.whole % context.threads == 0 ? context.threads : 1;
   auto item = [&](int64_t i, int thread) {
-    int64_t panel = i / blocks;
-    const int64_t from = row0 + i % blocks * height, to = least(row1, from + height);
-    if (from >= to) return;
+    const bool whole = i < shares.whole;
+    int64_t panel = whole ? i % apart * (shares.whole / apart) + i / apart : shares.whole + (i - shares.whole) / shares.blocks;
+    const Workspace::Key key = {call, panel, 0};
+    const int64_t from = whole ? row0 : row0 + (i - shares.whole) % shares.blocks * shares.height;
+    const int64_t to = whole ? row1 : least(row1, from + shares.height);
     int which = 0;
     while (panel >= ceilDiv(products[which].out.cols, TILE_COLS)) panel -= ceilDiv(products[which++].out.cols, TILE_COLS);
     const Product& p = products[which];
@@ -259,9 +284,11 @@ static void multiplyThen(Context& context, const Product* products, int count, i
     strip.cols = static_cast<int>(least(TILE_COLS, p.out.cols - strip.col));
     strip.vectors = static_cast<int>(ceilDiv(strip.cols, LANES));
     strip.width = strip.vectors * LANES;
-    multiplyBlock<C>(workspaceOf(context, thread), p, ranges, from, to, strip, finishOf(p, strip), {call, i / blocks, 0});
+    const int64_t height = roundUp(ceilDiv(to - from, ceilDiv(to - from, BLOCK_ROWS)), TILE_ROWS);
+    for (int64_t row = from; row < to; row += height)
+      multiplyBlock<C>(workspaceOf(context, thread), p, ranges, row, least(to, row + height), strip, finishOf(p, strip), key);
   };
-  parallel(context, panels * blocks, item);
+  parallel(context, shares.whole + (panels - shares.whole) * shares.blocks, item);
 }
 
 /** The same, written to the products' outputs. */

@@ -4,7 +4,7 @@
 // Columns beyond the matrix are zero. A compute that takes two words of a column at once (STEP) has them side by side: see
 // zipSteps.
 #pragma once
-#include "decode.h"
+#include "pack-pairs.h"
 
 namespace qdl {
 namespace QDL_ISA {
@@ -144,6 +144,50 @@ QDL_INLINE void zipSteps(uint32_t* panel, int depth, int width) {
 constexpr int PACK_WORDS = 128;
 
 /**
+ * Packs what can be packed in registers of LANES columns (rows of `s`): the first so many elements of depth, which it returns.
+ */
+template <class C>
+QDL_INLINE int packWholeRows(const Source& s, int64_t from, int depth, int64_t row, int width, uint32_t* out) {
+#if defined(__AVX512BF16__)
+  if constexpr (C::PAIR == 2) {
+    if (hasWholeBlocks(s) && from % BLOCK == 0) {
+      packCodedRows(s, row, from, depth / BLOCK, width, out);
+      return depth / BLOCK * BLOCK;
+    }
+    if (s.format == DENSE && s.dtype == BF16 && s.values.stride % 2 == 0) {
+      constexpr int TILE = LANES * C::PAIR;
+      const uint32_t* words = reinterpret_cast<const uint32_t*>(at<uint16_t>(s.values, row, from));
+      int k = 0;
+      for (; k + TILE <= depth; k += TILE, out += LANES * width) transposeTile(words + k / 2, s.values.stride / 2, out, width);
+      return k;
+    }
+  }
+#endif
+  (void)s, (void)from, (void)depth, (void)row, (void)width, (void)out;
+  return 0;
+}
+
+/** The same down `cols` columns: returns how many of them are done, over the whole depth (an even number). */
+template <class C>
+QDL_INLINE int packWholeCols(const Source& s, int64_t from, int depth, int64_t col, int cols, int width, uint32_t* out) {
+#if defined(__AVX512BF16__)
+  if constexpr (C::PAIR == 2) {
+    if (hasWholeBlocks(s) && col % BLOCK == 0 && cols == BLOCK) {
+      packCodedCols(s, from, depth, col, out);
+      return BLOCK;
+    }
+    if (s.format == DENSE && s.dtype == BF16) {
+      const int whole = cols / PAIR_COLS * PAIR_COLS;
+      packDenseCols(s.values, from, depth, col, whole, width, out);
+      return whole;
+    }
+  }
+#endif
+  (void)s, (void)from, (void)depth, (void)col, (void)cols, (void)width, (void)out;
+  return 0;
+}
+
+/**
  * A panel whose column j is row col+j of `s` (y = x·Wᵀ: the depth runs along the rows of W).
  * `staging` holds LANES rows of PACK_WORDS words.
  */
@@ -154,7 +198,8 @@ static void packRows(const Source& s, int64_t from, int depth, int64_t col, int6
   for (int group = 0; group < width; group += LANES) {
     const int valid = static_cast<int>(most(0, least(LANES, cols - group)));
     for (int r = valid; r < LANES; r++) memset(staging + r * PACK_WORDS, 0, PACK_WORDS * 4);
-    for (int k = 0; k < depth; k += PACK_WORDS * C::PAIR) {
+    const int done = valid == LANES ? packWholeRows<C>(s, from, depth, col + group, width, out + group) : 0;
+    for (int k = done; k < depth; k += PACK_WORDS * C::PAIR) {
       const int n = static_cast<int>(least(PACK_WORDS * C::PAIR, depth - k));
       const int words = static_cast<int>(steps(n, C::PAIR));
       for (int r = 0; r < valid; r++) {
@@ -183,14 +228,18 @@ static void packCols(const Source& s, int64_t from, int depth, int64_t col, int6
     }
   } else {
     uint32_t* const panel = out;
+    const int paired = depth / 2 * 2, done = packWholeCols<C>(s, from, paired, col, n, width, out);
     alignas(64) uint16_t even[TILE_VECTORS * LANES] = {}, odd[TILE_VECTORS * LANES] = {};
     for (int k = 0; k < depth; k += 2, out += width) {
-      run(s, from + k, col, n, even);
+      // Whole columns are done but for an odd last step.
+      const int first = k < paired ? done : 0;
+      if (first == width) continue;
+      run(s, from + k, col + first, n - first, even + first);
       if (k + 1 < depth)
-        run(s, from + k + 1, col, n, odd);
+        run(s, from + k + 1, col + first, n - first, odd + first);
       else
         memset(odd, 0, sizeof odd);
-      for (int j = 0; j < width; j += LANES) {
+      for (int j = first; j < width; j += LANES) {
         vu low = __builtin_convertvector(load<vh>(even + j), vu), high = __builtin_convertvector(load<vh>(odd + j), vu);
         store(out + j, low | high << 16);
       }
