@@ -13,7 +13,7 @@ const READ_BLOCK_BYTES = 1 << 20;
 const ALIGNMENT = 256;
 /** Events without time stamps are the cheaper ones. */
 const EVENT_DISABLE_TIMING = 2;
-/** For so long a wait looks again as soon as the event loop has nothing else to do; later once a millisecond. */
+/** Around the end of a wait, so long before and after, it looks again as soon as the event loop has nothing else to do; else once a millisecond. */
 const EAGER_MS = 2;
 
 /** Blocks that no open backend uses, by size. A view of native memory must be made once only, so they are kept. */
@@ -32,6 +32,8 @@ export class Transfers {
   readonly #locked: LockedBlock[] = [];
   /** Blocks for reading that no read uses now. */
   readonly #readable: LockedBlock[] = [];
+  /** How long the last wait for so many bytes took: steps of one kind take about as long. */
+  readonly #usualMs = new Map<number, number>();
   #current = 0;
   #used = 0;
 
@@ -59,7 +61,7 @@ export class Transfers {
     const block = this.#takeReadable(bytes);
     this.#driver.checked.memcpyToHost(block.address, address, bytes, this.#stream);
     this.#driver.checked.eventRecord(block.event, this.#stream);
-    await this.#reached(block.event);
+    await this.#reached(block.event, bytes);
     const out = block.view.slice(0, bytes);
     this.#readable.push(block);
     return out;
@@ -103,13 +105,18 @@ export class Transfers {
     return block;
   }
 
-  async #reached(event: number): Promise<void> {
+  async #reached(event: number, bytes: number): Promise<void> {
     const began = performance.now();
+    const usual = this.#usualMs.get(bytes) ?? 0;
     for (;;) {
       const code = this.#driver.raw.eventQuery(event);
-      if (code === 0) return;
+      const waited = performance.now() - began;
+      if (code === 0) {
+        this.#usualMs.set(bytes, waited);
+        return;
+      }
       if (code !== NOT_READY) this.#driver.fail("eventQuery", code);
-      if (performance.now() - began < EAGER_MS) await setImmediate();
+      if (Math.abs(waited - usual) < EAGER_MS) await setImmediate();
       else await setTimeout(1);
     }
   }
