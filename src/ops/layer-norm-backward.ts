@@ -90,7 +90,7 @@ export const layerNormBackward: Op<LayerNormBackwardArgs> = {
       reason: "outputs, and factors on the way to them, rounded to bf16 (2⁻⁹ each)",
     },
   },
-  cost: (args) => ({ flops: 11 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
+  cost: (args) => ({ flops: 11 * args.x.rows * args.x.cols, bytes: bytesOf(args) + bytesOf({ dx: args.dx }) }),
 };
 
 /** mean and rstd are those of the forward, rounded as it would save them. */

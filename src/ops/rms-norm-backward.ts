@@ -80,7 +80,7 @@ export const rmsNormBackward: Op<RmsNormBackwardArgs> = {
       reason: "outputs, and factors on the way to them, rounded to bf16 (2⁻⁹ each)",
     },
   },
-  cost: (args) => ({ flops: 8 * args.x.rows * args.x.cols, bytes: bytesOf(args) }),
+  cost: (args) => ({ flops: 8 * args.x.rows * args.x.cols, bytes: bytesOf(args) + bytesOf({ dx: args.dx }) }),
 };
 
 /** rstd is that of the forward, rounded as it would save it. */

@@ -30,6 +30,10 @@ export class RowWindowedAdamW implements Disposable {
     this.#rowSteps = new Int32Array(adapter.rankMax);
     const widths = adapter.tensors.map(({ cols }) => cols);
     this.#own = allocateOwn(backend, adapter.rankMax, widths);
+    // Thousands of tensors are checked once, at all rows, and not at every step.
+    const all = { from: 0, to: adapter.rankMax };
+    this.#sumSquares(all, false);
+    this.#update({ ...all, ...this.#settings(0) }, false);
   }
 
   /** Updates of each row so far. */
@@ -50,18 +54,28 @@ export class RowWindowedAdamW implements Disposable {
    * One update of the window's rows, clipped by the norm of their gradient over all tensors.
    * @returns that norm before clipping; if it is NaN or Infinity, the device left everything as it was
    */
-  async step(window: RowWindow, learningRate: number): Promise<number> {
+  step(window: RowWindow, learningRate: number): Promise<number> {
+    return this.prepare(window, learningRate)();
+  }
+
+  /**
+   * The same update, made ready: the host's part of it takes no time while the device still makes the gradients.
+   * @returns what takes the update, once
+   */
+  prepare(window: RowWindow, learningRate: number): () => Promise<number> {
     const { from, to } = this.#config.dense ? { from: 0, to: this.#adapter.rankMax } : window;
-    const { squares, scratch, buffer, steps } = this.#own;
-    const gradients = this.#adapter.tensors.map(({ training }) => rowSlice(training!.gradient, window.from, window.to));
-    this.#backend.run("sumSquares", { xs: gradients, sum: squares }, scratch);
-    const before = this.rowSteps;
-    for (let row = from; row < to; row++) this.#rowSteps[row]! += 1;
-    this.#backend.write(buffer, steps.offset, new Uint8Array(this.#rowSteps.buffer));
-    this.#update({ from, to, ...this.#settings(learningRate) });
-    const norm = Math.sqrt(await this.#readSquares());
-    if (!Number.isFinite(norm)) this.#rowSteps = before;
-    return norm;
+    const sumSquares = this.#sumSquares(window, true);
+    const update = this.#update({ from, to, ...this.#settings(learningRate) }, true);
+    return async () => {
+      sumSquares();
+      const before = this.rowSteps;
+      for (let row = from; row < to; row++) this.#rowSteps[row]! += 1;
+      this.#backend.write(this.#own.buffer, this.#own.steps.offset, new Uint8Array(this.#rowSteps.buffer));
+      update();
+      const norm = Math.sqrt(await this.#readSquares());
+      if (!Number.isFinite(norm)) this.#rowSteps = before;
+      return norm;
+    };
   }
 
   #settings(learningRate: number): Omit<AdamWSettings, "from" | "to"> {
@@ -72,7 +86,13 @@ export class RowWindowedAdamW implements Disposable {
     return { learningRates, beta1, beta2, epsilon, weightDecay, maxNorm: maxGradNorm };
   }
 
-  #update(settings: AdamWSettings): void {
+  #sumSquares({ from, to }: RowWindow, checked: boolean): () => void {
+    const { squares, scratch } = this.#own;
+    const xs = this.#adapter.tensors.map(({ training }) => rowSlice(training!.gradient, from, to));
+    return this.#backend.prepare("sumSquares", { xs, sum: squares }, scratch, checked);
+  }
+
+  #update(settings: AdamWSettings, checked: boolean): () => void {
     const { tensors } = this.#adapter;
     const { steps, squares, mMap, vMap } = this.#own;
     const shared = {
@@ -86,11 +106,10 @@ export class RowWindowedAdamW implements Disposable {
     if (this.#config.state === "adam8") {
       const of = (key: keyof CodedMoments["tensors"]) => tensors.map((tensor) => momentsOf<CodedMoments>(tensor)[key]);
       const moments = { mCodes: of("mCodes"), mAbsmax: of("mAbsmax"), vCodes: of("vCodes"), vAbsmax: of("vAbsmax") };
-      this.#backend.run("adamW8bit", { ...shared, ...moments, mMap, vMap });
-    } else {
-      const of = (key: keyof FullMoments["tensors"]) => tensors.map((tensor) => momentsOf<FullMoments>(tensor)[key]);
-      this.#backend.run("adamW", { ...shared, ms: of("m"), vs: of("v") });
+      return this.#backend.prepare("adamW8bit", { ...shared, ...moments, mMap, vMap }, null, checked);
     }
+    const of = (key: keyof FullMoments["tensors"]) => tensors.map((tensor) => momentsOf<FullMoments>(tensor)[key]);
+    return this.#backend.prepare("adamW", { ...shared, ms: of("m"), vs: of("v") }, null, checked);
   }
 
   async #readSquares(): Promise<number> {

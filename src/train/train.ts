@@ -135,11 +135,14 @@ async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: nu
   if (supervised === 0) return { type: "skipped", step, rank, reason: "unsupervised" };
 
   optimizer.zeroGradients();
+  const learningRate = config.optimizer.learningRate * scheduleFactor(config.schedule, step);
+  let update: (() => Promise<number>) | null = null;
   let total = 0;
   let tokens = 0;
   for (const [i, batch] of batches.entries()) {
     const enqueued = learner.run(batch, rangesOf(run, batch, rank), 1 / supervised, step);
     // Binding takes the host a while, in which the device has something to do.
+    update ??= optimizer.prepare(window, learningRate);
     const next = batches[i + 1];
     const [losses] = await Promise.all([enqueued, next ? prepare(run, next, rank, step) : prepareStep(run, step + 1)]);
     total += losses.reduce((sum, loss) => sum + loss, 0);
@@ -148,8 +151,7 @@ async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: nu
   }
   const loss = total / supervised;
   if (!Number.isFinite(loss)) return { type: "skipped", step, rank, reason: "loss" };
-  const learningRate = config.optimizer.learningRate * scheduleFactor(config.schedule, step);
-  const gradNorm = await optimizer.step(window, learningRate);
+  const gradNorm = await update!();
   if (!Number.isFinite(gradNorm)) return { type: "skipped", step, rank, reason: "gradient" };
   const tokensPerSecond = tokens / ((performance.now() - began) / 1000);
   return { type: "step", step, loss, rank, gradNorm, learningRate, tokens, supervised, tokensPerSecond };

@@ -86,8 +86,10 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
     // As training does it: the next step is made ready while the device is at this one.
     const step = async (rank: number, next: number): Promise<void> => {
       optimizer.zeroGradients();
-      await Promise.all([session.learner.run(batch, ranges(rank), 1 / batch.supervised), prepare(next)]);
-      await optimizer.step({ from: 0, to: rank }, 1e-4);
+      const losses = session.learner.run(batch, ranges(rank), 1 / batch.supervised);
+      const update = optimizer.prepare({ from: 0, to: rank }, 1e-4);
+      await Promise.all([losses, prepare(next)]);
+      await update();
     };
     const rankOf = (index: number): number => (settings.drawRanks ? drawRank(config.adapter, 1, index) : settings.rank);
     const firstUseSeconds = await firstUse(settings, step);
