@@ -41,6 +41,8 @@ export interface DeviceMemory {
   readonly availableBytes: number;
   /** Bytes that will be taken beside buffers: the driver's context, code, libraries' workspaces. */
   readonly overheadBytes: number;
+  /** Bytes that buffers may take of the host's memory, where it is not the device's: what leaves the system enough. */
+  readonly hostBytes: number;
   /** Bytes taken now, by buffers and beside them, as the device reports it; null where the process's own memory tells. */
   readonly usedBytes: number | null;
 }
@@ -63,7 +65,15 @@ export interface Recording {
 }
 
 /** What a memory plan asks of a backend. */
-export type Planner = Pick<Backend, "scratchBytes" | "wishes" | "readsMasters">;
+export type Planner = Pick<Backend, "scratchBytes" | "wishes" | "readsMasters" | "rates">;
+
+/** How fast a device is as far as plans weigh one way against another: of its kind, not timed, so that equal machines plan alike. */
+export interface DeviceRates {
+  /** Of products in the compute dtype, as the linears of a layer reach them. */
+  readonly flopsPerSecond: number;
+  /** Of copies between the device's memory and the host's. */
+  readonly busBytesPerSecond: number;
+}
 
 /** `host`: memory of the host that the device reads and writes across its bus; the same as `device` where the host computes. */
 export type Placement = "device" | "host";
@@ -85,6 +95,8 @@ export interface Backend extends AsyncDisposable {
    * shapes, each bound and timed once, and on whole tiles. Absent: on the rows that there are.
    */
   readonly rowGranule?: number;
+  /** null: its memory is the host's, so that nothing is gained by copying there. */
+  readonly rates: DeviceRates | null;
   readonly kernels: KernelTable;
   /** Bytes now held by live buffers, and the most ever held. */
   readonly allocatedBytes: number;

@@ -3,6 +3,7 @@
 
 import { OPTIMIZER_CHOICES } from "../adapter/moments.ts";
 import { KNOWN_LINEARS } from "../model/families/index.ts";
+import { OFFLOAD_CHOICES } from "../model/memory-plan.ts";
 import { SHAPE_NAMES } from "../model/named-shapes.ts";
 import { TRAIN_DEFAULTS } from "../verbs/train-options.ts";
 import {
@@ -114,6 +115,11 @@ export const OPTIONS = {
     choice(OPTIMIZER_CHOICES),
     "Adam's moments: f32 on the device, f32 in host memory (paged), or 8-bit codes; auto: f32, paged only where nothing else fits",
     { default: D.optimizerState },
+  ),
+  offloadActivations: option(
+    choice(OFFLOAD_CHOICES),
+    "activations in pinned host memory (cuda): auto, where copying them costs less time than computing them again; always: every layer's input, the rest recomputed",
+    { default: D.offloadActivations },
   ),
   denseOptimizer: option(
     flag(),

@@ -11,7 +11,7 @@ const ALIGNMENT = 64;
 
 /** Where the rows of a value lie. */
 export interface Placement {
-  /** Byte offset of the first row in the arena. */
+  /** Byte offset of the first row in the arena of the value's memory. */
   readonly offset: number;
   /** Elements from row to row. */
   readonly stride: number;
@@ -21,8 +21,10 @@ export interface Placement {
 
 export interface Places {
   readonly placements: ReadonlyMap<Value, Placement>;
-  /** Bytes of all values. */
+  /** Bytes of all values on the device. */
   readonly bytes: number;
+  /** Bytes of all values in the host's memory. */
+  readonly hostBytes: number;
 }
 
 export interface ArenaPlan {
@@ -32,6 +34,8 @@ export interface ArenaPlan {
   readonly scratchBytes: number;
   /** The arena's size, scratch included. */
   readonly bytes: number;
+  /** Size of the other arena, in the host's memory; 0: nothing waits there. */
+  readonly hostBytes: number;
 }
 
 /** Column block of a place: values of one shape that follow each other in the same memory, from first write to last read. */
@@ -71,13 +75,18 @@ export function planPlaces(
     for (const wish of wishes[index]!) grant(wish, valuesIn(entry.args[wish.beside]), blocks);
   });
   mergeInPlace(calls, blocks, pinned);
-  return assignOffsets(new Set([...blocks.values()].map(({ place }) => place)), shape);
+  const placements = new Map<Value, Placement>();
+  const bytesIn = (memory: Value["memory"]): number => {
+    const values = [...blocks].filter(([value]) => value.memory === memory);
+    return assignOffsets(new Set(values.map(([, { place }]) => place)), shape, placements);
+  };
+  return { placements, bytes: bytesIn("device"), hostBytes: bytesIn("host") };
 }
 
 export function withScratch(places: Places, scratchBytes: number): ArenaPlan {
-  const { placements, bytes: scratchOffset } = places;
+  const { placements, bytes: scratchOffset, hostBytes } = places;
   const aligned = align(scratchBytes);
-  return { placements, scratchOffset, scratchBytes: aligned, bytes: scratchOffset + aligned };
+  return { placements, scratchOffset, scratchBytes: aligned, bytes: scratchOffset + aligned, hostBytes };
 }
 
 /** Whether each value starts where the rows of the one before end. */
@@ -155,7 +164,8 @@ function takeOver(target: Block, source: Block, blocks: Map<Value, Block>): void
   for (const value of source.values) blocks.set(value, target);
 }
 
-const sameShape = (a: Value, b: Value): boolean => a.rows === b.rows && a.cols === b.cols && a.dtype === b.dtype;
+const sameShape = (a: Value, b: Value): boolean =>
+  a.rows === b.rows && a.cols === b.cols && a.dtype === b.dtype && a.memory === b.memory;
 
 /** A place with its numbers. */
 interface Extent {
@@ -175,9 +185,9 @@ function extentOf(place: Place, shape: Shape): Extent {
   return { place, stride, bytes, first, last };
 }
 
-function assignOffsets(places: ReadonlySet<Place>, shape: Shape): Places {
+/** Places everything in one arena, of which it returns the bytes. */
+function assignOffsets(places: ReadonlySet<Place>, shape: Shape, placements: Map<Value, Placement>): number {
   const placed: { extent: Extent; offset: number }[] = [];
-  const placements = new Map<Value, Placement>();
   let total = 0;
   const extents = [...places].map((place) => extentOf(place, shape));
   for (const extent of extents.sort((a, b) => b.bytes - a.bytes || a.first - b.first)) {
@@ -193,7 +203,7 @@ function assignOffsets(places: ReadonlySet<Place>, shape: Shape): Places {
     total = Math.max(total, offset + extent.bytes);
     placeBlocks(extent, offset, placements);
   }
-  return { placements, bytes: total };
+  return total;
 }
 
 function placeBlocks({ place, stride }: Extent, offset: number, placements: Map<Value, Placement>): void {

@@ -53,7 +53,8 @@ function recomputation(section: Section, backward: readonly Call[], recompute: R
   const needed = new Set(backward.flatMap(inputsOf).filter((value) => recompute.has(value)));
   const calls: Call[] = [];
   for (const entry of section.calls.toReversed()) {
-    if (!outputsOf(entry).some((value) => needed.has(value))) continue;
+    const wanted = outputsOf(entry).filter((value) => needed.has(value));
+    if (wanted.length === 0 || isNarrowProductOnly(entry, wanted)) continue;
     calls.unshift(entry);
     for (const value of inputsOf(entry)) if (recompute.has(value)) needed.add(value);
   }
@@ -62,6 +63,11 @@ function recomputation(section: Section, backward: readonly Call[], recompute: R
   // A kept value that is written again as a by-product must not replace the kept one in the backward.
   const restored = new Map([...renamed].filter(([value]) => recompute.has(value)));
   return { calls: calls.map((entry) => rename(entry, renamed, restored)), renamed: restored };
+}
+
+/** Linears are not run again for t = s·x·Aᵀ alone, a few columns: those are kept. */
+function isNarrowProductOnly({ op, args }: Call, wanted: readonly Value[]): boolean {
+  return op === "adaptedLinears" && !valuesIn(args.y).some((value) => wanted.includes(value));
 }
 
 /** A call with its values replaced: outputs by `outputs`, inputs by `inputs`. */

@@ -2,6 +2,7 @@
 // backward list follows from the ops' gradient rules (differentiate.ts), and the memory plan gives every value its place
 // before the first step (plan.ts).
 
+import type { Placement as Memory } from "../backends/backend.ts";
 import type { ArgsOf, OpName } from "../ops/index.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
@@ -33,17 +34,20 @@ export class Value {
   readonly rows: RowCount;
   readonly cols: number;
   readonly dtype: DType;
+  /** Where it waits: on the device, where ops read it, or in the host's memory, where only copies do. */
+  readonly memory: Memory;
 
-  constructor(name: string, rows: RowCount, cols: number, dtype: DType) {
+  constructor(name: string, rows: RowCount, cols: number, dtype: DType, memory: Memory = "device") {
     this.name = name;
     this.rows = rows;
     this.cols = cols;
     this.dtype = dtype;
+    this.memory = memory;
   }
 
   /** Another value of the same shape. */
-  like(name: string): Value {
-    return new Value(name, this.rows, this.cols, this.dtype);
+  like(name: string, memory: Memory = "device"): Value {
+    return new Value(name, this.rows, this.cols, this.dtype, memory);
   }
 }
 

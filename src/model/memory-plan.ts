@@ -1,7 +1,8 @@
-// How a training step fits the memory there is: keep everything if it fits, else drop what is cheap to compute again,
-// layer by layer, else whole layers; the least recomputation that fits wins.
+// How a training step fits the memory there is: keep everything if it fits, else drop what is cheap to compute again, layer
+// by layer, else give up whole layers: to the host's memory as far as the bus carries them while others are computed, else
+// to being computed again.
 
-import type { Planner } from "../backends/backend.ts";
+import type { DeviceRates, Planner } from "../backends/backend.ts";
 import { QdlError } from "../errors.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
 import type { ArenaPlan } from "./arena-plan.ts";
@@ -9,7 +10,22 @@ import { RANGES, STEP } from "./blocks/linear-group.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import type { Shape, Value } from "./graph.ts";
 import { planProgram } from "./program.ts";
-import { type BatchInputs, type DropoutSettings, type KeepLevel, type LossList, trainingList } from "./steps.ts";
+import {
+  type BatchInputs,
+  type DropoutSettings,
+  KEEP_LEVELS,
+  type KeepLevel,
+  type LossList,
+  trainingList,
+} from "./steps.ts";
+import { blockWeights } from "./useful-flops.ts";
+
+/**
+ * Whether activations may wait in the host's memory. `auto`: where memory is short and the bus carries them while others are
+ * computed. `always`: the input of every layer does, and the rest is computed again: the least memory there is.
+ */
+export const OFFLOAD_CHOICES = ["auto", "never", "always"] as const;
+export type OffloadChoice = (typeof OFFLOAD_CHOICES)[number];
 
 export interface TrainingPlan {
   readonly list: LossList;
@@ -48,52 +64,122 @@ export function planAt(
   return { list, arena, levels };
 }
 
+export interface PlanOptions {
+  /** The most that the arena may take; null: all it needs. */
+  readonly budgetBytes: number | null;
+  readonly offload?: OffloadChoice;
+  /** The most that activations may take of the host's memory. Default: any number of bytes. */
+  readonly hostBytes?: number;
+  readonly dropout?: DropoutSettings | null;
+}
+
 /**
- * The plan that recomputes least within `budgetBytes` (null: keep everything).
- * Throws MEMORY_EXCEEDED with the numbers if even full recomputation does not fit.
+ * The plan that costs least within the budget: everything kept, else what is cheap computed again, layer by layer, else whole
+ * layers given up, as few as possible. Throws MEMORY_EXCEEDED with the numbers if no way fits.
  */
 export function planTraining(
   backend: Planner,
   model: FrozenModel,
   adapter: AdapterParameters,
   shape: Shape,
-  budgetBytes: number | null,
-  dropout: DropoutSettings | null = null,
+  options: PlanOptions,
 ): TrainingPlan {
-  const layers = model.config.layers;
-  const at = (drops: number): TrainingPlan => planAt(backend, model, adapter, shape, ladder(layers, drops), dropout);
-  const most = at(0);
-  if (budgetBytes === null || most.arena.bytes <= budgetBytes) return most;
-  let low = 1;
-  let high = 2 * layers;
-  const least = at(high);
-  if (least.arena.bytes > budgetBytes)
-    throw new QdlError(
-      "MEMORY_EXCEEDED",
-      `a training step needs ${least.arena.bytes} bytes even when every layer is recomputed, expected at most ${budgetBytes}`,
-      {
-        hint: "Lower --batch or --seq, use more --accumulation instead, or raise --memory.",
-        details: { needed: least.arena.bytes, budget: budgetBytes, keepingEverything: most.arena.bytes },
-      },
-    );
+  const { budgetBytes, offload = "never", hostBytes = Number.POSITIVE_INFINITY, dropout = null } = options;
+  const budget = budgetBytes ?? Number.POSITIVE_INFINITY;
+  const { layers } = model.config;
+  const at = (levels: readonly KeepLevel[]): TrainingPlan => planAt(backend, model, adapter, shape, levels, dropout);
+  const fits = ({ arena }: TrainingPlan): boolean => arena.bytes <= budget && arena.hostBytes <= hostBytes;
+  const most = at(ladder(layers, 0, recomputed));
+  if (offload !== "always" && fits(most)) return most;
+  const ways = waysToGiveUp(offload, backend.rates, model, shape, at);
+  const ends = ways.map((way) => ({ way, end: at(ladder(layers, 2 * layers, way)) }));
+  const chosen = ends.find(({ end }) => fits(end));
+  if (!chosen) throw exceeded(ends.at(-1)!.end.arena, most.arena, budget, hostBytes);
+  if (offload === "always") return chosen.end;
+  return leastRung(2 * layers, chosen.end, fits, (rung) => at(ladder(layers, rung, chosen.way)));
+}
+
+/** The plan at the first rung of a ladder that fits, up to the last, which does. */
+function leastRung(
+  last: number,
+  end: TrainingPlan,
+  fits: (plan: TrainingPlan) => boolean,
+  at: (rung: number) => TrainingPlan,
+): TrainingPlan {
+  let [low, high, best] = [1, last, end];
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (at(middle).arena.bytes <= budgetBytes) high = middle;
+    const plan = at(middle);
+    if (fits(plan)) [high, best] = [middle, plan];
     else low = middle + 1;
   }
-  return at(high);
+  return best;
+}
+
+function exceeded(least: ArenaPlan, most: ArenaPlan, budget: number, hostBytes: number): QdlError {
+  const host = least.hostBytes > hostBytes;
+  const message = host
+    ? `a training step needs ${least.hostBytes} bytes of the host's memory for its activations, expected at most ${hostBytes}`
+    : `a training step needs ${least.bytes} bytes even when every layer is recomputed, expected at most ${budget}`;
+  return new QdlError("MEMORY_EXCEEDED", message, {
+    hint: host
+      ? "Lower --batch or --seq, use more --accumulation instead, or --offload-activations auto."
+      : "Lower --batch or --seq, use more --accumulation instead, or raise --memory.",
+    details: { needed: least.bytes, budget, keepingEverything: most.bytes, neededOfHost: least.hostBytes, hostBytes },
+  });
 }
 
 /** Layers by what they keep. */
 export function countLevels(levels: readonly KeepLevel[]): Record<KeepLevel, number> {
-  const counts = { keep: 0, "recompute-cheap": 0, "recompute-layer": 0 };
+  const counts = Object.fromEntries(KEEP_LEVELS.map((level) => [level, 0])) as Record<KeepLevel, number>;
   for (const level of levels) counts[level]++;
   return counts;
 }
 
-/** Rung 0 keeps all; each of the next L rungs drops the cheap values of one more layer, each of the last L a whole layer. */
-function ladder(layers: number, rung: number): KeepLevel[] {
+/** What becomes of a layer that is given up. */
+type Way = (layer: number, layers: number) => KeepLevel;
+
+const recomputed: Way = () => "recompute-layer";
+
+/** The last layer's input would be needed again at once. */
+const inputsAway: Way = (layer, layers) => (layer < layers - 1 ? "offload-input" : "recompute-layer");
+
+/** Every `distance`-th layer waits whole in the host's memory, of the others the input does. */
+const wholesAway =
+  (distance: number): Way =>
+  (layer, layers) => {
+    if (layer >= layers - distance) return "recompute-layer";
+    return (layer + 1) % distance === 0 ? "offload" : "offload-input";
+  };
+
+/** Rung 0 keeps all; each of the next L rungs drops the cheap values of one more layer, each of the last L gives up a layer. */
+function ladder(layers: number, rung: number, way: Way): KeepLevel[] {
   return Array.from({ length: layers }, (_, layer) =>
-    rung - layers > layer ? "recompute-layer" : rung > layer ? "recompute-cheap" : "keep",
+    rung - layers > layer ? way(layer, layers) : rung > layer ? "recompute-cheap" : "keep",
   );
+}
+
+/** Of what a bus reaches at best, what copies beside work are counted on to get. */
+const BUS_SHARE = 0.8;
+
+/** The ways to try, in order: what costs least time first. */
+function waysToGiveUp(
+  offload: OffloadChoice,
+  rates: DeviceRates | null,
+  model: FrozenModel,
+  { N }: Shape,
+  at: (levels: readonly KeepLevel[]) => TrainingPlan,
+): readonly Way[] {
+  if (offload === "always") return [inputsAway];
+  const { layers } = model.config;
+  if (offload === "never" || !rates || layers < 2) return [recomputed];
+  // What the bus carries while one layer's forward runs, which is shorter than its backward.
+  const seconds = (2 * N * blockWeights(model.config)) / layers / rates.flopsPerSecond;
+  const carried = BUS_SHARE * seconds * rates.busBytesPerSecond;
+  const hostBytes = (level: KeepLevel): number =>
+    at([level, ...Array(layers - 1).fill("recompute-cheap")]).arena.hostBytes;
+  const [whole, input] = [hostBytes("offload"), hostBytes("offload-input")];
+  if (carried <= input) return [recomputed, inputsAway];
+  const distance = Math.max(1, Math.ceil((whole - input) / (carried - input)));
+  return distance < layers ? [wholesAway(distance), inputsAway] : [inputsAway];
 }

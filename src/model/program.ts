@@ -25,7 +25,7 @@ export function planProgram(
   const anywhere = (value: Value) => matrix(buffer, value.dtype, rowsOf(value, largest), value.cols);
   const wishes = calls.map((entry) => backend.wishes(entry.op, bind(entry, anywhere, runtime)));
   const places = planPlaces(calls, wishes, pinned, largest);
-  const views = { placements: places.placements, arena: buffer, shape: largest };
+  const views = { placements: places.placements, arena: buffer, hostArena: buffer, shape: largest };
   const scratch = calls.map((entry) => backend.scratchBytes(entry.op, bindPlaced(backend, entry, views, runtime)));
   return withScratch(places, Math.max(0, ...scratch));
 }
@@ -43,6 +43,8 @@ export class Program implements Disposable {
   readonly #calls: readonly Call[];
   readonly #largest: Shape;
   readonly #arena: DeviceBuffer;
+  /** Values that wait in the host's memory; null where none does. */
+  readonly #hostArena: DeviceBuffer | null;
   readonly #ownsArena: boolean;
   readonly #byShape = new Map<string, ShapeBound>();
   readonly #lists = new Map<string, Recording>();
@@ -52,8 +54,8 @@ export class Program implements Disposable {
   #checked = false;
 
   /**
-   * Allocates the planned bytes under the given label, or lives in an arena that others use at other times.
-   * Throws MEMORY_EXCEEDED.
+   * Allocates the planned bytes under the given label, or lives in an arena that others use at other times. What waits in
+   * the host's memory is its own in any case. Throws MEMORY_EXCEEDED.
    */
   constructor(backend: Backend, calls: readonly Call[], plan: ArenaPlan, largest: Shape, arena: string | DeviceBuffer) {
     this.#backend = backend;
@@ -61,7 +63,13 @@ export class Program implements Disposable {
     this.plan = plan;
     this.#largest = largest;
     this.#ownsArena = typeof arena === "string";
-    this.#arena = typeof arena === "string" ? backend.alloc(Math.max(64, plan.bytes), arena) : arena;
+    this.#hostArena = plan.hostBytes > 0 ? backend.alloc(plan.hostBytes, "offloaded activations", "host") : null;
+    try {
+      this.#arena = typeof arena === "string" ? backend.alloc(Math.max(64, plan.bytes), arena) : arena;
+    } catch (error) {
+      this.#hostArena?.dispose();
+      throw error;
+    }
   }
 
   /** Bytes of the arena, which may be larger than the plan where others use it too. */
@@ -71,7 +79,7 @@ export class Program implements Disposable {
 
   /** A view of a value at the row counts of `shape`. */
   tensor(value: Value, shape: Shape): Tensor {
-    return viewOf(value, { placements: this.plan.placements, arena: this.#arena, shape });
+    return viewOf(value, this.#views(shape));
   }
 
   write(value: Value, content: Int32Array | Float32Array): void {
@@ -122,16 +130,21 @@ export class Program implements Disposable {
   }
 
   #bindCall(entry: Call, shape: Shape, runtime: RuntimeValues): () => void {
-    const { scratchBytes, scratchOffset, placements } = this.plan;
+    const { scratchBytes, scratchOffset } = this.plan;
     const scratch = scratchBytes > 0 ? matrix(this.#arena, "u8", 1, scratchBytes, scratchOffset) : null;
-    const args = bindPlaced(this.#backend, entry, { placements, arena: this.#arena, shape }, runtime);
+    const args = bindPlaced(this.#backend, entry, this.#views(shape), runtime);
     if (!this.#checked) for (const { tensor } of tensorsOf(args)) this.#buffers.add(tensor.buffer);
     return this.#backend.prepare(entry.op, args, scratch, this.#checked);
+  }
+
+  #views(shape: Shape): Views {
+    return { placements: this.plan.placements, arena: this.#arena, hostArena: this.#hostArena, shape };
   }
 
   [Symbol.dispose](): void {
     for (const list of this.#lists.values()) list.dispose();
     this.#lists.clear();
+    this.#hostArena?.dispose();
     if (this.#ownsArena) this.#arena.dispose();
   }
 }
@@ -174,11 +187,14 @@ function hasRuntime(argument: unknown): boolean {
 interface Views {
   readonly placements: ReadonlyMap<Value, Placement>;
   readonly arena: DeviceBuffer;
+  /** Of the values in the host's memory; null where there are none. */
+  readonly hostArena: DeviceBuffer | null;
   readonly shape: Shape;
 }
 
-function viewOf(value: Value, { placements, arena, shape }: Views): Tensor {
+function viewOf(value: Value, { placements, arena: onDevice, hostArena, shape }: Views): Tensor {
   const placement = placements.get(value);
+  const arena = value.memory === "host" ? hostArena! : onDevice;
   if (!placement) throw new QdlError("OP_ARGUMENT", `value ${value.name} is not part of this program`);
   return matrix(arena, value.dtype, rowsOf(value, shape), value.cols, placement.offset, placement.stride);
 }

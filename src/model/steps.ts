@@ -10,6 +10,7 @@ import type { ModelConfig } from "./config.ts";
 import { differentiate, outputsOf } from "./differentiate.ts";
 import type { FrozenModel } from "./frozen-model.ts";
 import { type Call, call, type Section, Value } from "./graph.ts";
+import { offload } from "./offload.ts";
 import { ropeMagnitude } from "./rope-frequencies.ts";
 
 /** What the host writes before each micro-batch. */
@@ -44,8 +45,13 @@ export interface LossList {
   readonly loss: Value;
 }
 
-/** How much of a layer is computed again in the backward instead of kept. */
-export type KeepLevel = "keep" | "recompute-cheap" | "recompute-layer";
+/**
+ * Where a layer's backward gets what it reads of the forward: all of it is kept on the device; what costs little is computed
+ * again, and the rest kept, or kept in the host's memory; all is computed again from the layer's input, which is kept on the
+ * device or in the host's memory. The bits are the same.
+ */
+export const KEEP_LEVELS = ["keep", "recompute-cheap", "offload", "recompute-layer", "offload-input"] as const;
+export type KeepLevel = (typeof KEEP_LEVELS)[number];
 
 /** Forward, loss and backward of one micro-batch. Gradients accumulate in the adapter's own gradient tensors. */
 export function trainingList(
@@ -62,7 +68,10 @@ export function trainingList(
   const recompute = new Set(blocks.flatMap((block, layer) => dropped(block, levels[layer] ?? "keep")));
   const all = [...sections, head.section];
   const backward = differentiate({ sections: all, seeds: new Map([[head.features, head.gradient!]]), recompute });
-  return { calls: [...all, ...backward].flatMap((section) => section.calls), inputs, loss: head.loss };
+  // The section of layer i has index i + 1.
+  const waiting = new Map(blocks.map((block, layer) => [layer + 1, offloadable(block, levels[layer] ?? "keep")]));
+  const calls = offload({ forward: all, backward, waiting, distance: copyDistance(levels) });
+  return { calls, inputs, loss: head.loss };
 }
 
 /** Forward and loss of one micro-batch, nothing saved. */
@@ -239,6 +248,21 @@ function lossSection(model: FrozenModel, last: Value, inputs: BatchInputs, train
 /** Values of a layer that are not kept for the backward. Its input and output always are. */
 function dropped(block: Block, level: KeepLevel): readonly Value[] {
   if (level === "keep") return [];
-  if (level === "recompute-cheap") return block.cheap;
+  if (level === "recompute-cheap" || level === "offload") return block.cheap;
   return block.calls.flatMap(outputsOf).filter((value) => value !== block.output);
+}
+
+/** Values that may wait in the host's memory for a layer's backward: for narrow ones a copy costs more than they take. */
+function offloadable({ calls, input, output }: Block, level: KeepLevel): readonly Value[] {
+  if (level === "offload-input") return [input];
+  if (level !== "offload") return [];
+  const own = calls.flatMap(outputsOf).filter((value) => value !== output && 2 * value.cols >= input.cols);
+  return [input, ...own];
+}
+
+/** Layers from one offloaded layer to the next: so long the copies of one may take. */
+export function copyDistance(levels: readonly KeepLevel[]): number {
+  const offloaded = levels.flatMap((level, layer) => (level === "offload" ? [layer] : []));
+  const gaps = offloaded.map((layer, i) => layer - (offloaded[i - 1] ?? -1));
+  return gaps.length > 0 ? Math.min(...gaps) : 1;
 }

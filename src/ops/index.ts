@@ -8,6 +8,7 @@ import { add } from "./add.ts";
 import { attention } from "./attention.ts";
 import { attentionBackward } from "./attention-backward.ts";
 import { attentionCached } from "./attention-cached.ts";
+import { awaitCopies } from "./await-copies.ts";
 import { cast } from "./cast.ts";
 import { dequantize } from "./dequantize.ts";
 import { dropout } from "./dropout.ts";
@@ -31,6 +32,7 @@ import { rmsNormBackward } from "./rms-norm-backward.ts";
 import { rope } from "./rope.ts";
 import { ropeTable } from "./rope-table.ts";
 import { splitColumns } from "./split-columns.ts";
+import { startCopies } from "./start-copies.ts";
 import { sumSquares } from "./sum-squares.ts";
 
 export const OPS = {
@@ -63,6 +65,8 @@ export const OPS = {
   quantize4bit,
   quantizeScales,
   dequantize,
+  startCopies,
+  awaitCopies,
   adamW,
   adamW8bit,
 } as const;

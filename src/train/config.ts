@@ -2,6 +2,7 @@
 
 import type { AdapterConfig } from "../adapter/config.ts";
 import type { OptimizerChoice } from "../adapter/moments.ts";
+import type { OffloadChoice } from "../model/memory-plan.ts";
 
 export interface OptimizerConfig {
   /** How the moments are kept, and where. */
@@ -50,6 +51,8 @@ export interface TrainConfig {
   /** Checkpoint every so many steps; 0: only at the end and on interruption. */
   readonly checkpointEvery: number;
   readonly keepCheckpoints: number;
+  /** Whether activations may wait in the host's memory. */
+  readonly offloadActivations: OffloadChoice;
   /** Bytes the arena may take; null: what the backend gives. */
   readonly memoryBytes: number | null;
 }

@@ -9,7 +9,7 @@ import type { TrainConfig } from "./config.ts";
 export type Fingerprint = Readonly<Record<string, string | number | boolean | null>>;
 
 /** Settings that change how a run is watched or stored, but no bit of its result. */
-const HARMLESS = ["evalEvery", "checkpointEvery", "keepCheckpoints", "memoryBytes"];
+const HARMLESS = ["evalEvery", "checkpointEvery", "keepCheckpoints", "memoryBytes", "offloadActivations"];
 
 export interface RunFacts {
   readonly config: TrainConfig;

@@ -34,6 +34,8 @@ export interface MemoryEstimate {
   readonly optimizerBytes: number;
   /** The arena that training and evaluation take turns in. */
   readonly arenaBytes: number;
+  /** Activations that wait in the host's memory. */
+  readonly offloadedBytes: number;
   readonly totalBytes: number;
   readonly plan: TrainingPlan;
 }
@@ -43,7 +45,7 @@ type Device = Planner & Pick<Backend, "memory" | "allocatedBytes">;
 
 /**
  * Device bytes of a run, by lifetime, before anything but the base is allocated (a phantom base will do).
- * Throws MEMORY_EXCEEDED if neither `config.memoryBytes` nor what the device has can hold it.
+ * Throws CONFIG_INVALID where activations cannot be offloaded, MEMORY_EXCEEDED if neither `config.memoryBytes` nor what the device has can hold it.
  */
 export function estimateSession(
   backend: Device,
@@ -51,6 +53,7 @@ export function estimateSession(
   config: TrainConfig,
   shapes: SessionShapes,
 ): MemoryEstimate {
+  if (config.offloadActivations === "always" && backend.memory().unified) throw nowhereToGo();
   const { state } = config.optimizer;
   if (state !== "auto") return estimateAt(backend, model, config, shapes, state);
   try {
@@ -78,7 +81,12 @@ function estimateAt(
   const fixed = model.bytes + ofAdapter.device + ofOptimizer;
   const budget = budgetBytes(backend, config) - fixed;
   if (scoring > budget) throw tooSmall(scoring, budget);
-  const plan = planTraining(backend, model, adapter, shapes.training, budget, dropoutOf(config));
+  const plan = planTraining(backend, model, adapter, shapes.training, {
+    budgetBytes: budget,
+    offload: config.offloadActivations,
+    hostBytes: Math.max(0, backend.memory().hostBytes - ofAdapter.host),
+    dropout: dropoutOf(config),
+  });
   const arenaBytes = Math.max(plan.arena.bytes, scoring);
   return {
     baseBytes: model.bytes,
@@ -87,9 +95,18 @@ function estimateAt(
     pagedBytes: ofAdapter.host,
     optimizerBytes: ofOptimizer,
     arenaBytes,
+    offloadedBytes: plan.arena.hostBytes,
     totalBytes: fixed + arenaBytes,
     plan,
   };
+}
+
+function nowhereToGo(): QdlError {
+  return new QdlError(
+    "CONFIG_INVALID",
+    "offloadActivations is always, expected auto or never because this backend's memory is the host's: copies would free nothing",
+    { hint: "Leave --offload-activations away: where memory is short, layers are computed again." },
+  );
 }
 
 /** Bytes that the base and all of a run's buffers may take together. */
@@ -132,12 +149,20 @@ export class TrainingSession implements Disposable {
       throw error;
     }
     const [arena, dropout] = [this.#arena, dropoutOf(config)];
-    this.learner = LossProgram.learner(backend, model, this.adapter, shapes.training, plan.levels, dropout, arena);
-    this.scorer = LossProgram.scorer(backend, model, this.adapter, shapes.scoring, arena);
+    try {
+      this.learner = LossProgram.learner(backend, model, this.adapter, shapes.training, plan.levels, dropout, arena);
+      this.scorer = LossProgram.scorer(backend, model, this.adapter, shapes.scoring, arena);
+    } catch (error) {
+      arena.dispose();
+      this.adapter[Symbol.dispose]();
+      throw error;
+    }
   }
 
   /** After the last step and evaluation: what comes next may have the arena's memory. */
   releaseArena(): void {
+    this.learner[Symbol.dispose]();
+    this.scorer[Symbol.dispose]();
     this.#arena.dispose();
   }
 

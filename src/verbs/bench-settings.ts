@@ -6,6 +6,7 @@ import type { Backend } from "../backends/backend.ts";
 import type { Batch, Sample } from "../data/batch.ts";
 import { layOut } from "../data/layout.ts";
 import type { FrozenModel } from "../model/frozen-model.ts";
+import type { OffloadChoice } from "../model/memory-plan.ts";
 import { namedShape, SHAPE_NAMES, type ShapeName } from "../model/named-shapes.ts";
 import type { BaseFormat } from "../ops/frozen-weight.ts";
 import { randomBase } from "../quant/random-base.ts";
@@ -28,6 +29,8 @@ export interface BenchSettings extends DeviceSettings {
   readonly compute?: "auto" | "bf16" | "f32";
   /** How the optimizer's moments are kept, and where. Default: auto. */
   readonly optimizerState?: OptimizerChoice;
+  /** Whether activations may wait in the host's memory. Default: auto. */
+  readonly offloadActivations?: OffloadChoice;
   /** Draw the rank of every step from 1 to rankMax, as training does, instead of `rank`. */
   readonly drawRanks?: boolean;
   /** Bytes that the run may take on the device. */
@@ -44,6 +47,7 @@ const DEFAULTS = {
   baseFormat: "nf4",
   compute: "auto",
   optimizerState: "auto",
+  offloadActivations: "auto",
   drawRanks: false,
   seconds: 10,
 } as const;

@@ -51,6 +51,8 @@ export interface TrainBench {
   readonly batch: number;
   readonly seq: number;
   readonly optimizerState: OptimizerState;
+  /** Activations that wait in the host's memory. */
+  readonly offloadedBytes: number;
   /** Layers by what they keep for the backward pass. */
   readonly layers: Readonly<Record<KeepLevel, number>>;
   readonly shape: ShapeName;
@@ -107,7 +109,7 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
         trainingFlops(model.config, { rank: rankOf(i), targets: config.adapter.targets, lengths }),
       ),
     );
-    const { totalBytes, pagedBytes, optimizerState, plan } = session.estimate;
+    const { totalBytes, pagedBytes, offloadedBytes, optimizerState, plan } = session.estimate;
     return {
       tokensPerSecond: rows / seconds,
       stepMs: 1000 * times.median,
@@ -125,6 +127,7 @@ export async function benchTrain(options: BenchSettings = {}): Promise<TrainBenc
       batch: settings.batch,
       seq: settings.seq,
       optimizerState,
+      offloadedBytes,
       layers: countLevels(plan.levels),
       shape: settings.shape,
       backend: backend.name,
@@ -163,12 +166,21 @@ async function firstUse(
 
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-const trainSettings = ({ rankMax, batch, seq, memory, optimizerState, drawRanks }: CheckedBench): TrainSettings => ({
+const trainSettings = ({
+  rankMax,
+  batch,
+  seq,
+  memory,
+  optimizerState,
+  offloadActivations,
+  drawRanks,
+}: CheckedBench): TrainSettings => ({
   rankMax,
   // Every rank, not only the powers of two: the hardest case for whatever is kept per rank.
   ...(drawRanks && { ranks: Array.from({ length: rankMax }, (_, i) => i + 1) }),
   batch,
   seq,
   optimizerState,
+  offloadActivations,
   ...(memory === undefined ? {} : { memory }),
 });

@@ -1,6 +1,7 @@
 // estimate: the memory of a run before anything is loaded: what the device holds, exact to the byte, and the whole process.
 
 import type { OptimizerState } from "../adapter/moments.ts";
+import type { Placement } from "../backends/backend.ts";
 import { BatchPlan } from "../data/batches.ts";
 import { valueBytes } from "../model/arena-plan.ts";
 import type { FrozenModel } from "../model/frozen-model.ts";
@@ -42,6 +43,8 @@ export interface Estimate {
   readonly optimizerBytes: number;
   /** The arena that training and evaluation take turns in. */
   readonly arenaBytes: number;
+  /** Activations that wait in the host's memory. */
+  readonly offloadedBytes: number;
   /** The device's buffers together. */
   readonly totalBytes: number;
   /** Node, tokenizer and data, measured in this process, with what a run's process grows by. */
@@ -57,7 +60,15 @@ export interface Estimate {
   /** With `explain`: one line per op of a training step, in order. */
   readonly steps?: readonly string[];
   /** With `explain`: every planned buffer of a training step. Buffers that do not live at the same time share bytes. */
-  readonly buffers?: readonly { readonly name: string; readonly offset: number; readonly bytes: number }[];
+  readonly buffers?: readonly PlannedBuffer[];
+}
+
+export interface PlannedBuffer {
+  readonly name: string;
+  readonly memory: Placement;
+  /** From the start of that memory's arena. */
+  readonly offset: number;
+  readonly bytes: number;
 }
 
 /** Throws CONFIG_INVALID, MEMORY_EXCEEDED (the budget cannot be met), and what opening the model's files throws. */
@@ -106,7 +117,7 @@ async function shapesFor(options: EstimateOptions, { tokenizer }: ModelFiles): P
 
 function wholeProcess(
   model: FrozenModel,
-  { baseBytes, pagedBytes, totalBytes }: MemoryEstimate,
+  { baseBytes, pagedBytes, offloadedBytes, totalBytes }: MemoryEstimate,
 ): Pick<Estimate, "hostBytes" | "loadingBytes" | "peakBytes"> {
   const sizes = model.config.block.linears.map(({ in: cols, out: rows }) => rows * cols);
   const loading = loadingBytes(Math.max(...sizes));
@@ -114,7 +125,7 @@ function wholeProcess(
   return {
     hostBytes: host,
     loadingBytes: loading,
-    peakBytes: host + Math.max(totalBytes + pagedBytes, baseBytes + loading),
+    peakBytes: host + Math.max(totalBytes + pagedBytes + offloadedBytes, baseBytes + loading),
   };
 }
 
@@ -128,6 +139,7 @@ function explained(
   if (!explain) return {};
   const buffers = [...plan.arena.placements].map(([value, { offset }]) => ({
     name: value.name,
+    memory: value.memory,
     offset,
     bytes: valueBytes(value, largest),
   }));

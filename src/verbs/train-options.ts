@@ -9,6 +9,7 @@ import type { LossOn } from "../data/examples.ts";
 import type { OverlongPolicy } from "../data/overlong.ts";
 import { type LinearName, linearNames, type ModelConfig } from "../model/config.ts";
 import { KNOWN_LINEARS } from "../model/families/index.ts";
+import { OFFLOAD_CHOICES, type OffloadChoice } from "../model/memory-plan.ts";
 import type { ScheduleConfig, TrainConfig } from "../train/config.ts";
 import type { ModelSettings } from "./open-model.ts";
 import { type Problem, throwProblems } from "./problems.ts";
@@ -55,6 +56,8 @@ export interface TrainSettings {
   readonly memory?: number;
   /** How Adam's moments are kept, and where. */
   readonly optimizerState?: OptimizerChoice;
+  /** Whether activations may wait in the host's memory. Default: auto, where that costs less time than computing them again. */
+  readonly offloadActivations?: OffloadChoice;
   readonly denseOptimizer?: boolean;
   /** Learning rate of B over that of A (LoRA+). */
   readonly loraPlus?: number;
@@ -101,6 +104,7 @@ export const TRAIN_DEFAULTS = {
   checkpointEvery: 100,
   keepCheckpoints: 2,
   optimizerState: "auto",
+  offloadActivations: "auto",
   denseOptimizer: false,
   loraPlus: 1,
   dropout: 0,
@@ -240,6 +244,12 @@ function crossProblems(settings: Partial<TrainSettings & DataSettings>): Problem
       got: settings.optimizerState,
       expected: `one of ${OPTIMIZER_CHOICES.join(", ")}`,
     });
+  if (settings.offloadActivations !== undefined && !OFFLOAD_CHOICES.includes(settings.offloadActivations))
+    problems.push({
+      key: "offloadActivations",
+      got: settings.offloadActivations,
+      expected: `one of ${OFFLOAD_CHOICES.join(", ")}`,
+    });
   if (settings.targets?.length === 0)
     problems.push({ key: "targets", got: [], expected: `at least one of ${KNOWN_LINEARS.join(", ")}` });
   for (const name of settings.targets ?? []) if (!KNOWN_LINEARS.includes(name)) problems.push(targetProblem(name));
@@ -306,6 +316,7 @@ export function resolveTrainConfig(settings: TrainSettings, model: ModelConfig, 
     evalEvery: s.evalEvery,
     checkpointEvery: s.checkpointEvery,
     keepCheckpoints: s.keepCheckpoints,
+    offloadActivations: s.offloadActivations,
     memoryBytes: s.memory ?? null,
   };
 }

@@ -19,6 +19,8 @@ export interface Step {
   readonly dropout?: DropoutSettings | null;
   /** What the masks of dropout depend on. */
   readonly index?: number;
+  /** How often the step is computed; the last time counts. */
+  readonly repeats?: number;
 }
 
 export interface Learned {
@@ -32,15 +34,18 @@ export interface Learned {
 const sum = (values: ArrayLike<number>): number => Array.from(values).reduce((a, b) => a + b, 0);
 
 export async function learn(step: Step): Promise<Learned> {
-  const { backend, model, adapter, levels, rank, batches, dropout = null, index = 0 } = step;
+  const { backend, model, adapter, levels, rank, batches, dropout = null, index = 0, repeats = 1 } = step;
   const shape = { N: Math.max(...batches.map(({ tokens }) => tokens.length)), S: 3, Q: 0 };
   const supervised = sum(batches.map((batch) => batch.supervised));
   using program = LossProgram.learner(backend, model, adapter, shape, levels, dropout);
-  backend.run("fill", { y: adapter.gradients!, value: 0 });
   let loss = 0;
-  for (const batch of batches) {
-    const ranges = uniformRange(batch, rank, scaleAt(adapter.config, rank));
-    loss += sum(await program.run(batch, ranges, 1 / supervised, index)) / supervised;
+  for (let time = 0; time < repeats; time++) {
+    backend.run("fill", { y: adapter.gradients!, value: 0 });
+    loss = 0;
+    for (const batch of batches) {
+      const ranges = uniformRange(batch, rank, scaleAt(adapter.config, rank));
+      loss += sum(await program.run(batch, ranges, 1 / supervised, index)) / supervised;
+    }
   }
   const gradients = new Map<string, Float32Array>();
   for (const tensor of adapter.tensors) gradients.set(tensor.name, await adapter.download(tensor.training!.gradient));

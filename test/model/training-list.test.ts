@@ -157,13 +157,13 @@ describe.each(["reference", "cpu"] as const)("training list on %s", (name) => {
   });
 
   test("the plan obeys a budget and refuses an impossible one with the numbers", () => {
-    const most = planTraining(backend, model, adapter, SHAPE, null);
+    const most = planTraining(backend, model, adapter, SHAPE, { budgetBytes: null });
     const least = planAt(backend, model, adapter, SHAPE, ["recompute-layer", "recompute-layer"]);
     const middle = Math.floor((most.arena.bytes + least.arena.bytes) / 2);
-    const planned = planTraining(backend, model, adapter, SHAPE, middle);
+    const planned = planTraining(backend, model, adapter, SHAPE, { budgetBytes: middle });
     expect(planned.arena.bytes).toBeLessThanOrEqual(middle);
     expect(planned.levels).not.toEqual(["recompute-layer", "recompute-layer"]);
-    expect(() => planTraining(backend, model, adapter, SHAPE, 1000)).toThrowError(
+    expect(() => planTraining(backend, model, adapter, SHAPE, { budgetBytes: 1000 })).toThrowError(
       expect.objectContaining({ code: "MEMORY_EXCEEDED" }),
     );
   });

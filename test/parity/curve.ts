@@ -83,11 +83,12 @@ async function runCurve(lab: Lab, fixture: ParityCase, kind: CurveKind): Promise
     initialAdapterSha256: null,
     checkpointEvery: 0,
     keepCheckpoints: 1,
+    offloadActivations: "never",
     memoryBytes: null,
   };
   const path = await mkdtemp(join(tmpdir(), "qdylora-parity-"));
   try {
-    const plan = planTraining(backend, model, adapter, largest, null);
+    const plan = planTraining(backend, model, adapter, largest, { budgetBytes: null });
     using learner = new LossProgram(backend, model, plan.list, plan.arena, largest, "learning arena");
     using scorer = LossProgram.scorer(backend, model, adapter, largest);
     const steps: StepEvent[] = [];

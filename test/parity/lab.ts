@@ -108,7 +108,7 @@ export class Lab implements AsyncDisposable {
   async step(batches: readonly Batch[], rank: number): Promise<StepResult> {
     const { backend, model, adapter } = this;
     const shape = largestShape(batches);
-    const plan = planTraining(backend, model, adapter, shape, null);
+    const plan = planTraining(backend, model, adapter, shape, { budgetBytes: null });
     using learner = new LossProgram(backend, model, plan.list, plan.arena, shape, "parity arena");
     backend.run("fill", { y: adapter.gradients!, value: 0 });
     const supervised = batches.reduce((sum, batch) => sum + batch.supervised, 0);

@@ -36,6 +36,7 @@ export function trainConfig(adapter: Partial<AdapterConfig> = {}, overrides: Par
     initialAdapterSha256: null,
     checkpointEvery: 2,
     keepCheckpoints: 2,
+    offloadActivations: "auto",
     memoryBytes: null,
     ...overrides,
   };

@@ -9,8 +9,11 @@ import type { Backend } from "../../src/backends/backend.ts";
 import { type CudaBackend, openCuda } from "../../src/backends/cuda/cuda.ts";
 import type { Batch } from "../../src/data/batch.ts";
 import { parseModelConfig } from "../../src/model/read-config.ts";
-import { matrix } from "../../src/tensor/tensor.ts";
-import { randomBatch, TINY_JSON } from "../model/tiny-model.ts";
+import type { KeepLevel } from "../../src/model/steps.ts";
+import { toBf16 } from "../../src/tensor/dtype.ts";
+import { matrix, type Tensor } from "../../src/tensor/tensor.ts";
+import { learn } from "../model/learn.ts";
+import { adapterConfig, randomAdapter, randomBatch, TINY_JSON, tinyModel } from "../model/tiny-model.ts";
 import { MemoryFolder } from "../train/memory-folder.ts";
 import { trainConfig, trainTiny } from "../train/tiny-run.ts";
 
@@ -75,6 +78,61 @@ async function withoutGraphs(folder: MemoryFolder): Promise<Backend> {
   Object.defineProperty(backend, "record", { value: undefined });
   return backend;
 }
+
+describe("activations in the host's memory", () => {
+  const config = parseModelConfig({ ...TINY_JSON, num_hidden_layers: 5 });
+  const batches = [randomBatch([13, 1, 7])];
+  /** Loss and gradients, the list run often enough to become a graph. */
+  const learnAt = async (backend: Backend, levels: readonly KeepLevel[], computeDtype: "f32" | "bf16") => {
+    const model = tinyModel(backend, computeDtype, config);
+    const adapter = randomAdapter(backend, model, adapterConfig());
+    try {
+      const { loss, gradients } = await learn({ backend, model, adapter, levels, rank: 5, batches, repeats: 5 });
+      return { loss, gradients };
+    } finally {
+      adapter[Symbol.dispose]();
+      model.dispose();
+    }
+  };
+  const everywhere = (level: KeepLevel): KeepLevel[] => Array(5).fill(level);
+
+  for (const computeDtype of ["f32", "bf16"] as const)
+    it.each<{ levels: KeepLevel[] }>([
+      { levels: everywhere("offload") },
+      { levels: everywhere("offload-input") },
+      { levels: ["offload-input", "offload", "offload-input", "recompute-layer", "keep"] },
+    ])(`give the bits of kept ones (${computeDtype}, $levels)`, async ({ levels }) => {
+      await using backend = await openCuda({ deterministic: true });
+      const kept = await learnAt(backend, everywhere("keep"), computeDtype);
+      expect(await learnAt(backend, levels, computeDtype)).toEqual(kept);
+      Object.defineProperty(backend, "record", { value: undefined });
+      expect(await learnAt(backend, levels, computeDtype)).toEqual(kept);
+    });
+
+  it("are copied beside the work, in its order, whatever the rows' pitch", async () => {
+    await using backend = await openCuda();
+    const [rows, cols] = [4096, 1000];
+    const buffers = (["device", "host", "device"] as const).map((where) =>
+      backend.alloc(2 * rows * 1024, where, where),
+    );
+    const [x, away, back] = buffers.map((buffer, i) => matrix(buffer, "bf16", rows, cols, 0, i === 1 ? cols : 1024));
+    const copy = (from: Tensor, to: Tensor, group: number) => {
+      backend.run("startCopies", { xs: [from], ys: [to], group });
+      backend.run("awaitCopies", { held: [from, to], group });
+    };
+    for (const value of [1, 2, 3]) {
+      backend.run("fill", { y: x!, value });
+      copy(x!, away!, 0);
+      backend.run("fill", { y: x!, value: -1 });
+      copy(away!, back!, 1);
+      const bytes = await backend.read(buffers[2]!, 0, 2 * 1024 * rows);
+      const values = new Uint16Array(bytes.slice().buffer);
+      const expected = Array.from({ length: 1024 }, (_, i) => (i < cols ? toBf16(value) : 0));
+      for (const row of [0, 1, rows - 1]) expect([...values.subarray(1024 * row, 1024 * row + 1024)]).toEqual(expected);
+    }
+    for (const buffer of buffers) buffer.dispose();
+  });
+});
 
 describe("memory", () => {
   it("keeps what is written and read in the order of the ops", async () => {

@@ -88,6 +88,7 @@ export class CpuBackend implements Backend {
   readonly instructionSet: string;
   readonly computeDtype: "bf16" | "f32";
   readonly readsMasters = false;
+  readonly rates = null;
   readonly kernels: KernelTable;
   readonly threads: number;
   readonly #library: NativeLibrary;
@@ -129,7 +130,7 @@ export class CpuBackend implements Backend {
   /** What the system (or the container) could still give this process, less a tenth for everybody's growth. */
   memory(): DeviceMemory {
     const availableBytes = Math.floor(0.9 * process.availableMemory());
-    return { unified: true, availableBytes, overheadBytes: 0, usedBytes: null };
+    return { unified: true, availableBytes, hostBytes: 0, overheadBytes: 0, usedBytes: null };
   }
 
   write(buffer: CpuBuffer, offset: number, bytes: Uint8Array): void {

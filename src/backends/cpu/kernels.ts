@@ -10,6 +10,7 @@ import type { ArgsOf, OpName } from "../../ops/index.ts";
 import type { RankRange } from "../../ops/rank-range.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { Kernel, KernelTable } from "../backend.ts";
+import { unsupported } from "../base.ts";
 import type { Words } from "./words.ts";
 
 /** Runs op `name` with the words that `write` puts down. */
@@ -29,6 +30,7 @@ const NARROWEST_TILE = 8;
 const ACTIVATION_CODES: Readonly<Record<Activation, number>> = { silu: 0, "gelu-tanh": 1, "gelu-erf": 2 };
 /** Scratch is aligned by the kernel. */
 const ALIGNMENT = 64;
+const NOWHERE_TO_COPY = "its memory is the host's, where there is nothing to be gained by copying";
 /** Tiles of attention are sized for this head dim in kernels/attention.h. */
 const LARGEST_HEAD = 512;
 
@@ -139,6 +141,8 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
       w.tensors(absmax, map, codes, absmax2, offset),
     ),
     dequantize: kernel("dequantize", (w, { weight, y }) => w.weight(weight).tensor(y)),
+    startCopies: unsupported(NOWHERE_TO_COPY),
+    awaitCopies: unsupported(NOWHERE_TO_COPY),
     adamW: kernel("adamW", (w, { params, gradients, ms, vs, copies, steps, squares, ...settings }) =>
       adamWSettings(w.list(params).list(gradients).list(ms).list(vs).list(copies).tensors(steps, squares), settings),
     ),

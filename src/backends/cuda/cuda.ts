@@ -4,7 +4,7 @@
 import { QdlError } from "../../errors.ts";
 import type { ArgsOf, OpName } from "../../ops/index.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import type { Backend, DeviceMemory, KernelTable, Placement, Recording, Wish } from "../backend.ts";
+import type { Backend, DeviceMemory, DeviceRates, KernelTable, Placement, Recording, Wish } from "../backend.ts";
 import { BufferLedger, prepareOp, runOp, scratchBytesOf, wishesOf } from "../base.ts";
 import { CudaBuffer } from "./buffer.ts";
 import { CudaDevice, type DeviceOptions } from "./device.ts";
@@ -18,6 +18,8 @@ import { loadTuning, saveTuning, tuningFile } from "./tuning-file.ts";
 const HOST_ALLOC_PORTABLE = 1;
 /** Code of kernels, and cuBLASLt's, that comes to the device when first used. */
 const LOADED_LATER = 192 << 20;
+/** Page-locked memory cannot be paged out: a system that has too much of it comes to a standstill. */
+const LOCKABLE_SHARE = 0.5;
 
 export interface CudaOptions extends DeviceOptions {
   /** The most bytes that buffers may take. Default: what the GPU has. */
@@ -38,6 +40,7 @@ export class CudaBackend implements Backend {
   readonly readsMasters = true;
   /** Rows of a tile of the libraries' products. */
   readonly rowGranule = 128;
+  readonly rates: DeviceRates;
   readonly kernels: KernelTable;
   readonly device: CudaDevice;
   readonly tuning: TuningCache;
@@ -52,6 +55,7 @@ export class CudaBackend implements Backend {
     this.instructionSet = `sm_${device.arch}`;
     const gib = (device.memory().totalBytes / 2 ** 30).toFixed(0);
     this.description = `${device.name}, ${this.instructionSet}, ${gib} GiB`;
+    this.rates = device.rates;
     this.libraries = device.libraries;
     this.tuning = device.products.tuning;
     if (!device.products.deterministic) loadTuning(this.tuning, tuningFile(device.name));
@@ -88,6 +92,7 @@ export class CudaBackend implements Backend {
     return {
       unified: false,
       availableBytes: Math.max(0, freeBytes - LOADED_LATER),
+      hostBytes: Math.floor(LOCKABLE_SHARE * process.availableMemory()),
       overheadBytes: Math.max(0, totalBytes - freeBytes - onDevice) + LOADED_LATER,
       usedBytes: totalBytes - freeBytes,
     };
@@ -100,11 +105,13 @@ export class CudaBackend implements Backend {
 
   write(buffer: CudaBuffer, offset: number, bytes: Uint8Array): void {
     this.#ledger.checkRange("write", buffer, offset, bytes.byteLength);
+    this.device.copies.awaitAll();
     this.device.transfers.write(buffer.address + offset, bytes);
   }
 
   async read(buffer: CudaBuffer, offset: number, bytes: number): Promise<Uint8Array> {
     this.#ledger.checkRange("read", buffer, offset, bytes);
+    this.device.copies.awaitAll();
     return bytes === 0 ? new Uint8Array(0) : this.device.transfers.read(buffer.address + offset, bytes);
   }
 
@@ -152,6 +159,7 @@ export class CudaBackend implements Backend {
   /** Waits first: the stream may still use the memory. A device that failed frees it with the context. */
   #free(address: number, placement: Placement): void {
     const { raw } = this.device.driver;
+    this.device.copies.settle();
     raw.streamSynchronize(this.device.stream);
     if (placement === "device") raw.memFree(address);
     else raw.memFreeHost(address);

@@ -2,6 +2,8 @@
 
 import { QdlError } from "../../errors.ts";
 import type { OpName } from "../../ops/index.ts";
+import type { DeviceRates } from "../backend.ts";
+import { Copies } from "./copies.ts";
 import { CubinCache } from "./cubin-cache.ts";
 import { CublasLt } from "./cublaslt.ts";
 import { Driver } from "./driver.ts";
@@ -10,6 +12,7 @@ import { cublasLtLibrary, driverLibrary, loadLibrary, nvrtcLibrary } from "./lib
 import { type CudaFunction, type Defines, KernelModules } from "./modules.ts";
 import { out32, out64, outText } from "./native-calls.ts";
 import { Nvrtc } from "./nvrtc.ts";
+import { ratesOf } from "./rates.ts";
 import { TableMemory } from "./tables.ts";
 import { Transfers } from "./transfers.ts";
 import { TuningCache } from "./tuning.ts";
@@ -24,6 +27,7 @@ const STREAM_NON_BLOCKING = 1;
 const ATTRIBUTES = {
   multiprocessors: 16,
   l2Bytes: 38,
+  clockKhz: 13,
   majorVersion: 75,
   minorVersion: 76,
   sharedBytesPerBlock: 97,
@@ -59,6 +63,8 @@ export class CudaDevice {
   readonly libraries: readonly string[];
   readonly products: CublasLt;
   readonly transfers: Transfers;
+  readonly copies: Copies;
+  readonly rates: DeviceRates;
   readonly tables: TableMemory;
   /** What is enqueued goes into a graph and is not run. */
   capturing = false;
@@ -84,6 +90,7 @@ export class CudaDevice {
     this.arch = 10 * attribute("majorVersion") + attribute("minorVersion");
     if (this.arch < OLDEST_ARCH) throw tooOld(this.name, this.arch);
     this.multiprocessors = attribute("multiprocessors");
+    this.rates = ratesOf(this.arch, this.multiprocessors, 1000 * attribute("clockKhz"));
     this.l2Bytes = attribute("l2Bytes");
     this.sharedBytesPerBlock = attribute("sharedBytesPerBlock");
 
@@ -98,6 +105,7 @@ export class CudaDevice {
     this.stream = out64((box) => checked.streamCreate(box, STREAM_NON_BLOCKING));
     this.products = new CublasLt(this.driver, this.stream, cublasLt, new TuningCache(`sm_${this.arch}`), deterministic);
     this.transfers = new Transfers(this.driver, this.stream);
+    this.copies = new Copies(this.driver, this.stream);
     this.tables = new TableMemory(this.driver, this.transfers, this.stream, () => this.capturing);
     this.libraries = [
       `driver for CUDA ${driverVersion(this.driver)} (${driver.file})`,
@@ -150,6 +158,7 @@ export class CudaDevice {
     this.driver.raw.streamSynchronize(this.stream);
     this.tables.close();
     this.transfers.close();
+    this.copies.close();
     this.products.close();
     this.modules.close();
     this.driver.raw.streamDestroy(this.stream);

@@ -3,6 +3,7 @@
 import type { KernelTable } from "../backend.ts";
 import { attentionKernels } from "./attention.ts";
 import { columnKernels } from "./columns.ts";
+import { copyKernels } from "./copies.ts";
 import type { CudaDevice } from "./device.ts";
 import { elementwiseKernels } from "./elementwise.ts";
 import { gatherKernels } from "./gather.ts";
@@ -25,5 +26,6 @@ export function kernelTable(device: CudaDevice): KernelTable {
     ...optimizerKernels(device),
     ...attentionKernels(device),
     ...columnKernels(device),
+    ...copyKernels(device),
   };
 }

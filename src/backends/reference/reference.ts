@@ -12,6 +12,7 @@ export class ReferenceBackend implements Backend {
   readonly instructionSet = "f64";
   readonly computeDtype = "f32";
   readonly readsMasters = false;
+  readonly rates = null;
   readonly kernels: KernelTable = referenceKernels();
   readonly #ledger = new BufferLedger("reference");
 
@@ -28,7 +29,13 @@ export class ReferenceBackend implements Backend {
   }
 
   memory(): DeviceMemory {
-    return { unified: true, availableBytes: Number.POSITIVE_INFINITY, overheadBytes: 0, usedBytes: null };
+    return {
+      unified: true,
+      availableBytes: Number.POSITIVE_INFINITY,
+      hostBytes: 0,
+      overheadBytes: 0,
+      usedBytes: null,
+    };
   }
 
   write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void {

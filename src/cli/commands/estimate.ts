@@ -30,6 +30,7 @@ without, the largest that --batch and --seq allow.`,
       ["moments in host memory (paged)", result.pagedBytes],
       ["optimizer counters", result.optimizerBytes],
       ["arena of training and evaluation", result.arenaBytes],
+      ["activations in host memory (offloaded)", result.offloadedBytes],
       ["on the device together", result.totalBytes],
       ["Node, tokenizer and data", result.hostBytes],
       ["loading the base, before the arenas", result.loadingBytes],
@@ -42,9 +43,8 @@ without, the largest that --batch and --seq allow.`,
         context.style,
       ),
     );
-    const { keep, "recompute-cheap": cheap, "recompute-layer": whole } = result.layers;
     context.say(
-      `\n${keep} layers keep everything, ${cheap} recompute what is cheap, ${whole} recompute all; largest micro-batch ${result.largestBatch.rows} tokens; optimizer ${result.optimizerState}`,
+      `\n${layersText(result.layers)}; largest micro-batch ${result.largestBatch.rows} tokens; optimizer ${result.optimizerState}`,
     );
     if (result.steps) context.say(`\n${result.steps.join("\n")}`);
     if (result.buffers) context.say(`\n${bufferTable(result.buffers, context.style)}`);
@@ -52,7 +52,20 @@ without, the largest that --batch and --seq allow.`,
   },
 });
 
+/** The last two name where a layer's values wait only if any do. */
+function layersText({ keep, offload, ...rest }: Estimate["layers"]): string {
+  const { "recompute-cheap": cheap, "recompute-layer": whole, "offload-input": fromHost } = rest;
+  const always = `${keep} layers keep everything, ${cheap} recompute what is cheap, ${whole} recompute all`;
+  return offload + fromHost === 0
+    ? always
+    : `${always}, ${fromHost} recompute all from an input in host memory, ${offload} keep theirs in host memory`;
+}
+
 function bufferTable(buffers: NonNullable<Estimate["buffers"]>, style: Style): string {
-  const rows = buffers.map(({ name, offset, bytes }) => [name, String(offset), showBytes(bytes)]);
+  const rows = buffers.map(({ name, memory, offset, bytes }) => [
+    name,
+    memory === "host" ? `host ${offset}` : String(offset),
+    showBytes(bytes),
+  ]);
   return table(["planned buffer", "at byte", "size"], rows, style);
 }

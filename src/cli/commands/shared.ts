@@ -52,6 +52,7 @@ export const RUN_OPTIONS = [
   "weightDecay",
   "clip",
   "optimizerState",
+  "offloadActivations",
   "denseOptimizer",
   "loraPlus",
   "dropout",

@@ -9,6 +9,7 @@ import { linears } from "./linear-group.ts";
 
 export interface Block {
   readonly calls: readonly Call[];
+  readonly input: Value;
   readonly output: Value;
   /** Values that cost little to compute again (norms, gating, dropout): the first to be dropped when memory is short. */
   readonly cheap: readonly Value[];
@@ -18,7 +19,7 @@ export function buildBlock(input: BlockInput): Block {
   const block = new BlockBuilder(input);
   const { residual } = input.model.config.block;
   const output = residual === "sequential" ? sequential(block) : parallel(block);
-  return { calls: block.calls, output, cheap: block.cheap };
+  return { calls: block.calls, input: input.x, output, cheap: block.cheap };
 }
 
 function sequential(block: BlockBuilder): Value {
