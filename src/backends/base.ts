@@ -32,20 +32,23 @@ export class BufferLedger {
     return this.#peakBytes;
   }
 
-  /** Makes a buffer with `allocate` and enters it. Throws MEMORY_EXCEEDED with the numbers if that fails. */
-  add<B extends DeviceBuffer>(bytes: number, label: string, allocate: () => B): B {
+  /**
+   * Makes a buffer with `allocate` and enters it. Throws MEMORY_EXCEEDED with the numbers if that fails, of the memory that
+   * `free` tells of where it is another one.
+   */
+  add<B extends DeviceBuffer>(bytes: number, label: string, allocate: () => B, free = this.#free): B {
     if (this.#closed)
       throw new QdlError("TENSOR_STALE", `${this.#owner}: alloc of "${label}" after the backend was disposed`);
     if (!Number.isSafeInteger(bytes) || bytes < 0)
       throw broken({ name: "alloc" }, `bytes of "${label}"`, "a whole number ≥ 0", bytes);
-    if (this.#allocatedBytes + bytes > this.#limitBytes) throw this.#exceeded(bytes, label);
+    if (this.#allocatedBytes + bytes > this.#limitBytes) throw this.#exceeded(bytes, label, free);
     let buffer: B;
     try {
       buffer = allocate();
     } catch (cause) {
       // What has a code already is no want of memory: a device that failed, for instance.
       if (cause instanceof QdlError) throw cause;
-      throw this.#exceeded(bytes, label, cause);
+      throw this.#exceeded(bytes, label, free, cause);
     }
     this.#live.add(buffer);
     this.#allocatedBytes += bytes;
@@ -89,10 +92,11 @@ export class BufferLedger {
     this.#closed = true;
   }
 
-  #exceeded(bytes: number, label: string, cause?: unknown): QdlError {
+  #exceeded(bytes: number, label: string, free: () => string, cause?: unknown): QdlError {
     const limit = Number.isFinite(this.#limitBytes) ? ` of at most ${this.#limitBytes}` : "";
-    const message = `${this.#owner}: ${bytes} bytes for "${label}" do not fit: ${this.#allocatedBytes} bytes${limit} are in use${this.#free()}`;
+    const message = `${this.#owner}: ${bytes} bytes for "${label}" do not fit: ${this.#allocatedBytes} bytes${limit} are in use${free()}`;
     return new QdlError("MEMORY_EXCEEDED", message, {
+      hint: "Use less: a smaller --batch or --seq, or more --accumulation; or end what else takes this memory.",
       details: { bytes, label, allocatedBytes: this.#allocatedBytes },
       cause,
     });

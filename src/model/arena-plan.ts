@@ -191,15 +191,15 @@ function assignOffsets(places: ReadonlySet<Place>, shape: Shape, placements: Map
   let total = 0;
   const extents = [...places].map((place) => extentOf(place, shape));
   for (const extent of extents.sort((a, b) => b.bytes - a.bytes || a.first - b.first)) {
-    const rivals = placed
-      .filter(({ extent: other }) => other.first <= extent.last && extent.first <= other.last)
-      .sort((a, b) => a.offset - b.offset);
     let offset = 0;
-    for (const rival of rivals) {
-      if (offset + extent.bytes <= rival.offset) break;
-      offset = Math.max(offset, rival.offset + rival.extent.bytes);
+    for (const { extent: other, offset: at } of placed) {
+      if (other.first > extent.last || extent.first > other.last) continue;
+      if (offset + extent.bytes <= at) break;
+      offset = Math.max(offset, at + other.bytes);
     }
-    placed.push({ extent, offset });
+    // In the order of their offsets.
+    const behind = placed.findLastIndex((other) => other.offset <= offset);
+    placed.splice(behind + 1, 0, { extent, offset });
     total = Math.max(total, offset + extent.bytes);
     placeBlocks(extent, offset, placements);
   }

@@ -94,7 +94,15 @@ export function planTraining(
   const ways = waysToGiveUp(offload, backend.rates, model, shape, at);
   const ends = ways.map((way) => ({ way, end: at(ladder(layers, 2 * layers, way)) }));
   const chosen = ends.find(({ end }) => fits(end));
-  if (!chosen) throw exceeded(ends.at(-1)!.end.arena, most.arena, budget, hostBytes);
+  if (!chosen) {
+    const arenas = ends.map(({ end }) => end.arena);
+    throw exceeded(
+      arenas.reduce((a, b) => (b.bytes < a.bytes ? b : a)),
+      most.arena,
+      budget,
+      hostBytes,
+    );
+  }
   if (offload === "always") return chosen.end;
   return leastRung(2 * layers, chosen.end, fits, (rung) => at(ladder(layers, rung, chosen.way)));
 }
@@ -117,7 +125,7 @@ function leastRung(
 }
 
 function exceeded(least: ArenaPlan, most: ArenaPlan, budget: number, hostBytes: number): QdlError {
-  const host = least.hostBytes > hostBytes;
+  const host = least.bytes <= budget;
   const message = host
     ? `a training step needs ${least.hostBytes} bytes of the host's memory for its activations, expected at most ${hostBytes}`
     : `a training step needs ${least.bytes} bytes even when every layer is recomputed, expected at most ${budget}`;
@@ -181,5 +189,5 @@ function waysToGiveUp(
   const [whole, input] = [hostBytes("offload"), hostBytes("offload-input")];
   if (carried <= input) return [recomputed, inputsAway];
   const distance = Math.max(1, Math.ceil((whole - input) / (carried - input)));
-  return distance < layers ? [wholesAway(distance), inputsAway] : [inputsAway];
+  return [...(distance < layers ? [wholesAway(distance)] : []), inputsAway, recomputed];
 }

@@ -261,7 +261,7 @@ describe("a code of the driver", () => {
         return 0;
       };
     };
-    return new Driver({ func } as unknown as Library);
+    return new Driver({ file: "libcuda.so.1", library: { func } as unknown as Library });
   };
 
   it.each([

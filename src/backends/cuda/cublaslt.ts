@@ -102,19 +102,13 @@ export class CublasLt {
   #handle = 0;
   #workspace = 0;
 
-  constructor(
-    driver: Driver,
-    stream: number,
-    { file, library }: LoadedLibrary,
-    tuning: TuningCache,
-    deterministic: boolean,
-  ) {
-    this.file = file;
+  constructor(driver: Driver, stream: number, library: LoadedLibrary, tuning: TuningCache, deterministic: boolean) {
+    this.file = library.file;
     this.driver = driver;
     this.stream = stream;
     this.tuning = tuning;
     this.deterministic = deterministic;
-    this.version = Number(library.func("size_t cublasLtGetVersion()")());
+    this.version = bind(library, { version: "size_t cublasLtGetVersion()" }).version();
     this.calls = bind(library, PROTOTYPES);
   }
 

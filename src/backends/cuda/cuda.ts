@@ -73,7 +73,7 @@ export class CudaBackend implements Backend {
   }
 
   alloc(bytes: number, label: string, placement: Placement = "device"): CudaBuffer {
-    return this.#ledger.add(bytes, label, () => {
+    const allocate = () => {
       const address = this.#allocate(bytes, placement);
       const paged = placement === "host" ? bytes : 0;
       this.#pagedBytes += paged;
@@ -82,7 +82,8 @@ export class CudaBackend implements Backend {
         this.#ledger.remove(buffer);
       };
       return new CudaBuffer(address, bytes, label, (at) => this.#free(at, placement), forget);
-    });
+    };
+    return this.#ledger.add(bytes, label, allocate, placement === "host" ? hostFreeText : undefined);
   }
 
   /** What is free, less what the driver and cuBLASLt load at their first use of a kernel. */
@@ -165,6 +166,8 @@ export class CudaBackend implements Backend {
     else raw.memFreeHost(address);
   }
 }
+
+const hostFreeText = (): string => `; the host has ${process.availableMemory()} bytes available`;
 
 function freeText(device: CudaDevice): string {
   try {

@@ -73,14 +73,14 @@ export class CudaDevice {
   readonly #ordinal: number;
   #closed = false;
 
-  /** Throws BACKEND_UNAVAILABLE with what is missing and what to do. */
-  constructor({ index = 0, deterministic = false }: DeviceOptions = {}) {
+  /** Throws BACKEND_UNAVAILABLE with what is missing and what to do. `load` finds NVIDIA's libraries. */
+  constructor({ index = 0, deterministic = false }: DeviceOptions = {}, load = loadLibrary) {
     if (process.platform !== "linux")
       throw new QdlError("BACKEND_UNAVAILABLE", `cuda: the system is ${process.platform}, expected linux`, {
         hint: "On Windows use WSL 2; elsewhere use --backend cpu.",
       });
-    const driver = loadLibrary(driverLibrary());
-    this.driver = new Driver(driver.library);
+    const driver = load(driverLibrary());
+    this.driver = new Driver(driver);
     const { checked } = this.driver;
     checked.init(0);
     this.#ordinal = out32((box) => checked.deviceGet(box, existingIndex(this.driver, index)));
@@ -95,10 +95,10 @@ export class CudaDevice {
     this.sharedBytesPerBlock = attribute("sharedBytesPerBlock");
 
     const majors = loadableMajors(this.driver);
-    const nvrtc = new Nvrtc(loadLibrary(nvrtcLibrary(majors)));
+    const nvrtc = new Nvrtc(load(nvrtcLibrary(majors)));
     const target = compileTarget(nvrtc, this.arch, this.name);
     this.modules = new KernelModules(this.driver, nvrtc, new CubinCache(), target);
-    const cublasLt = loadLibrary(cublasLtLibrary(majors));
+    const cublasLt = load(cublasLtLibrary(majors));
 
     // The primary context, current: cuBLASLt uses the runtime API inside, which looks for it there.
     checked.contextSetCurrent(out64((box) => checked.primaryContextRetain(box, this.#ordinal)));

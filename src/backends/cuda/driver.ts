@@ -2,7 +2,7 @@
 // return the driver's code, for callers that expect more than success.
 
 import { QdlError } from "../../errors.ts";
-import type { Library } from "./libraries.ts";
+import type { LoadedLibrary } from "./libraries.ts";
 import { bind, checked, type NativeCalls } from "./native-calls.ts";
 
 const PROTOTYPES = {
@@ -59,7 +59,33 @@ export type DriverCalls = NativeCalls<typeof PROTOTYPES>;
 /** CUresult codes that callers tell apart. */
 export const OUT_OF_MEMORY = 2;
 export const NOT_READY = 600;
-const NO_DEVICE = 100;
+/** What opening may give, and what to do about it. */
+const UNUSABLE: Readonly<Record<number, readonly [what: string, hint: string]>> = {
+  34: [
+    "the libcuda that was found is the toolkit's stub",
+    "Let the loader find the driver's own libcuda.so.1: take folders named `stubs` out of LD_LIBRARY_PATH and CUDA_LIBRARY_PATH.",
+  ],
+  46: [
+    "the GPU is taken",
+    "Another process has it for itself (`nvidia-smi` shows it): end that one, choose another GPU with --device, or `nvidia-smi -c DEFAULT`.",
+  ],
+  100: [
+    "the driver finds no NVIDIA GPU that this process may use",
+    "Check `nvidia-smi`, and that CUDA_VISIBLE_DEVICES does not hide every GPU.",
+  ],
+  802: [
+    "the system is not ready",
+    "Start NVIDIA's fabric manager (`systemctl start nvidia-fabricmanager`), and try again.",
+  ],
+  803: [
+    "the driver's library and its kernel module are of different versions",
+    "Reboot, or load the module of the installed driver; in a container, restart it.",
+  ],
+  804: [
+    "the libcuda that was found is made for other GPUs",
+    "Take folders named `compat` out of LD_LIBRARY_PATH and CUDA_LIBRARY_PATH.",
+  ],
+};
 const INVALID_IMAGE = [200, 209, 222, 223];
 const ECC_UNCORRECTABLE = 214;
 /** The kernel broke: its context, and so this process's use of the device, is lost. */
@@ -75,11 +101,11 @@ export class Driver {
   /** What was enqueued last, as errors that show later name it. */
   lastOp: string | null = null;
 
-  constructor(library: Library) {
-    this.raw = bind(library, PROTOTYPES);
+  constructor(loaded: LoadedLibrary) {
+    this.raw = bind(loaded, PROTOTYPES);
     this.checked = checked(this.raw, (call, code) => this.fail(call, code));
     const texts = ["cuGetErrorName", "cuGetErrorString"].map((name) =>
-      library.func(`int ${name}(int code, _Out_ const char **text)`),
+      loaded.library.func(`int ${name}(int code, _Out_ const char **text)`),
     );
     this.#errorText = (call, code) => {
       const [name, text] = texts.map((get) => {
@@ -94,9 +120,12 @@ export class Driver {
   fail(call: string, code: number): never {
     const text = this.#errorText(call, code);
     const details = { call, code, lastOp: this.lastOp };
-    if (code === NO_DEVICE)
-      throw new QdlError("BACKEND_UNAVAILABLE", "cuda: the driver finds no NVIDIA GPU that this process may use", {
-        hint: "Check `nvidia-smi`, and that CUDA_VISIBLE_DEVICES does not hide every GPU.",
+    const unusable = UNUSABLE[code];
+    if (unusable)
+      throw new QdlError("BACKEND_UNAVAILABLE", `cuda: ${unusable[0]}: ${text}`, { hint: unusable[1], details });
+    if (call === "init")
+      throw new QdlError("BACKEND_UNAVAILABLE", `cuda: the driver cannot start: ${text}`, {
+        hint: "Check `nvidia-smi`; if it fails too, reinstall NVIDIA's driver and reboot.",
         details,
       });
     if (INVALID_IMAGE.includes(code))

@@ -1,16 +1,33 @@
 // C functions by name. Handles and device addresses are plain numbers (they fit in 2^53), declared uint64. What a function
 // writes back goes through a one-element typed array.
 
-import type { Library } from "./libraries.ts";
+import { QdlError } from "../../errors.ts";
+import type { LoadedLibrary } from "./libraries.ts";
 
 export type NativeArgument = number | bigint | string | ArrayBufferView | readonly string[] | null;
 export type NativeCall = (...args: NativeArgument[]) => number;
 export type NativeCalls<P> = { readonly [K in keyof P]: NativeCall };
 
-/** Binds each prototype under its key. Throws the loader's error if the library lacks one. */
-export function bind<P extends Readonly<Record<string, string>>>(library: Library, prototypes: P): NativeCalls<P> {
-  const entries = Object.entries(prototypes).map(([key, prototype]) => [key, library.func(prototype)]);
+/** Binds each prototype under its key. Throws BACKEND_UNAVAILABLE if the library lacks one. */
+export function bind<P extends Readonly<Record<string, string>>>(
+  library: LoadedLibrary,
+  prototypes: P,
+): NativeCalls<P> {
+  const entries = Object.entries(prototypes).map(([key, prototype]) => [key, functionOf(library, prototype)]);
   return Object.fromEntries(entries) as NativeCalls<P>;
+}
+
+function functionOf({ file, library }: LoadedLibrary, prototype: string): NativeCall {
+  try {
+    return library.func(prototype);
+  } catch (cause) {
+    const name = /(\w+)\(/.exec(prototype)?.[1];
+    throw new QdlError("BACKEND_UNAVAILABLE", `cuda: ${file} has no ${name}: it is too old`, {
+      hint: "Update NVIDIA's driver to version 525 or newer, and its libraries to CUDA 12.4 or newer; CUDA_LIBRARY_PATH names folders to look in first.",
+      details: { file, function: name },
+      cause,
+    });
+  }
 }
 
 /** The same functions, with `fail` called where one returns anything but 0. */

@@ -31,8 +31,8 @@ export class Nvrtc {
   readonly version: string;
   readonly #calls: NativeCalls<typeof PROTOTYPES>;
 
-  constructor({ file, library }: LoadedLibrary) {
-    this.file = file;
+  constructor(library: LoadedLibrary) {
+    this.file = library.file;
     this.#calls = bind(library, PROTOTYPES);
     let minor = 0;
     const major = out32((majorBox) => {
