@@ -4,7 +4,7 @@
 
 import type { Placement as Memory } from "../backends/backend.ts";
 import type { ArgsOf, OpName } from "../ops/index.ts";
-import type { DType } from "../tensor/dtype.ts";
+import { BYTES_PER_ELEMENT, type DType } from "../tensor/dtype.ts";
 import { isTensor, type Tensor } from "../tensor/tensor.ts";
 
 /** How many rows a value has: tokens of the run, bounds of its segments, rows picked for logits, or one. */
@@ -50,6 +50,9 @@ export class Value {
     return new Value(name, this.rows, this.cols, this.dtype, memory);
   }
 }
+
+/** Bytes of one row of a value. */
+export const rowBytesOf = ({ cols, dtype }: Value): number => cols * BYTES_PER_ELEMENT[dtype];
 
 /** A trainable tensor: read in the forward, its gradient accumulated in the backward. Lives longer than a step. */
 export class Parameter {

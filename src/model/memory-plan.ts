@@ -7,8 +7,10 @@ import { QdlError } from "../errors.ts";
 import type { AdapterParameters } from "./adapter-parameters.ts";
 import type { ArenaPlan } from "./arena-plan.ts";
 import { RANGES, STEP } from "./blocks/linear-group.ts";
+import { rowBytesPerLayer } from "./bus.ts";
 import type { FrozenModel } from "./frozen-model.ts";
-import type { Shape, Value } from "./graph.ts";
+import { inputsAway, ladder, recomputed, type Way, wholesAway } from "./give-up.ts";
+import { rowBytesOf, type Shape, type Value } from "./graph.ts";
 import { planProgram } from "./program.ts";
 import {
   type BatchInputs,
@@ -18,7 +20,6 @@ import {
   type LossList,
   trainingList,
 } from "./steps.ts";
-import { blockWeights } from "./useful-flops.ts";
 
 /**
  * Whether activations may wait in the host's memory. `auto`: where memory is short and the bus carries them while others are
@@ -53,7 +54,7 @@ export function planAt(
   levels: readonly KeepLevel[],
   dropout: DropoutSettings | null = null,
 ): TrainingPlan {
-  const list = trainingList(model, adapter, levels, dropout);
+  const list = trainingList(model, adapter, levels, dropout, rowBytesPerLayer(backend.rates, model.config));
   const arena = planProgram(
     backend,
     list.calls,
@@ -91,7 +92,7 @@ export function planTraining(
   const fits = ({ arena }: TrainingPlan): boolean => arena.bytes <= budget && arena.hostBytes <= hostBytes;
   const most = at(ladder(layers, 0, recomputed));
   if (offload !== "always" && fits(most)) return most;
-  const ways = waysToGiveUp(offload, backend.rates, model, shape, at);
+  const ways = waysToGiveUp(offload, backend.rates, model, at);
   const ends = ways.map((way) => ({ way, end: at(ladder(layers, 2 * layers, way)) }));
   const chosen = ends.find(({ end }) => fits(end));
   if (!chosen) {
@@ -144,50 +145,24 @@ export function countLevels(levels: readonly KeepLevel[]): Record<KeepLevel, num
   return counts;
 }
 
-/** What becomes of a layer that is given up. */
-type Way = (layer: number, layers: number) => KeepLevel;
-
-const recomputed: Way = () => "recompute-layer";
-
-/** The last layer's input would be needed again at once. */
-const inputsAway: Way = (layer, layers) => (layer < layers - 1 ? "offload-input" : "recompute-layer");
-
-/** Every `distance`-th layer waits whole in the host's memory, of the others the input does. */
-const wholesAway =
-  (distance: number): Way =>
-  (layer, layers) => {
-    if (layer >= layers - distance) return "recompute-layer";
-    return (layer + 1) % distance === 0 ? "offload" : "offload-input";
-  };
-
-/** Rung 0 keeps all; each of the next L rungs drops the cheap values of one more layer, each of the last L gives up a layer. */
-function ladder(layers: number, rung: number, way: Way): KeepLevel[] {
-  return Array.from({ length: layers }, (_, layer) =>
-    rung - layers > layer ? way(layer, layers) : rung > layer ? "recompute-cheap" : "keep",
-  );
-}
-
-/** Of what a bus reaches at best, what copies beside work are counted on to get. */
-const BUS_SHARE = 0.8;
-
 /** The ways to try, in order: what costs least time first. */
 function waysToGiveUp(
   offload: OffloadChoice,
   rates: DeviceRates | null,
-  model: FrozenModel,
-  { N }: Shape,
+  { config }: FrozenModel,
   at: (levels: readonly KeepLevel[]) => TrainingPlan,
 ): readonly Way[] {
-  if (offload === "always") return [inputsAway];
-  const { layers } = model.config;
+  const { layers } = config;
+  if (offload === "always") return [inputsAway(layers)];
   if (offload === "never" || !rates || layers < 2) return [recomputed];
-  // What the bus carries while one layer's forward runs, which is shorter than its backward.
-  const seconds = (2 * N * blockWeights(model.config)) / layers / rates.flopsPerSecond;
-  const carried = BUS_SHARE * seconds * rates.busBytesPerSecond;
-  const hostBytes = (level: KeepLevel): number =>
-    at([level, ...Array(layers - 1).fill("recompute-cheap")]).arena.hostBytes;
-  const [whole, input] = [hostBytes("offload"), hostBytes("offload-input")];
-  if (carried <= input) return [recomputed, inputsAway];
-  const distance = Math.max(1, Math.ceil((whole - input) / (carried - input)));
-  return [...(distance < layers ? [wholesAway(distance)] : []), inputsAway, recomputed];
+  const perLayer = rowBytesPerLayer(rates, config);
+  const rowBytes = (level: KeepLevel): number =>
+    offloadedRowBytes(at([level, ...Array<KeepLevel>(layers - 1).fill("recompute-cheap")]));
+  const [wholeRowBytes, inputRowBytes] = [rowBytes("offload"), rowBytes("offload-input")];
+  if (perLayer <= inputRowBytes) return [recomputed, inputsAway(layers)];
+  const load = { layers, rowBytesPerLayer: perLayer, wholeRowBytes, inputRowBytes };
+  return [wholesAway(load), inputsAway(layers), recomputed];
 }
+
+const offloadedRowBytes = ({ arena }: TrainingPlan): number =>
+  [...arena.placements.keys()].reduce((sum, value) => sum + (value.memory === "host" ? rowBytesOf(value) : 0), 0);

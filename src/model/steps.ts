@@ -53,12 +53,16 @@ export interface LossList {
 export const KEEP_LEVELS = ["keep", "recompute-cheap", "offload", "recompute-layer", "offload-input"] as const;
 export type KeepLevel = (typeof KEEP_LEVELS)[number];
 
-/** Forward, loss and backward of one micro-batch. Gradients accumulate in the adapter's own gradient tensors. */
+/**
+ * Forward, loss and backward of one micro-batch. Gradients accumulate in the adapter's own gradient tensors.
+ * @param rowBytesPerLayer what the bus to the host's memory carries while a layer's forward runs
+ */
 export function trainingList(
   model: FrozenModel,
   adapter: AdapterParameters,
   levels: readonly KeepLevel[],
   settings: DropoutSettings | null = null,
+  rowBytesPerLayer = Number.POSITIVE_INFINITY,
 ): LossList {
   const inputs = batchInputs(model, settings !== null);
   const dropout = settings && { ...settings, rows: inputs.rows! };
@@ -70,7 +74,7 @@ export function trainingList(
   const backward = differentiate({ sections: all, seeds: new Map([[head.features, head.gradient!]]), recompute });
   // The section of layer i has index i + 1.
   const waiting = new Map(blocks.map((block, layer) => [layer + 1, offloadable(block, levels[layer] ?? "keep")]));
-  const calls = offload({ forward: all, backward, waiting, distance: copyDistance(levels) });
+  const calls = offload({ forward: all, backward, waiting, rowBytesPerLayer });
   return { calls, inputs, loss: head.loss };
 }
 
@@ -258,11 +262,4 @@ function offloadable({ calls, input, output }: Block, level: KeepLevel): readonl
   if (level !== "offload") return [];
   const own = calls.flatMap(outputsOf).filter((value) => value !== output && 2 * value.cols >= input.cols);
   return [input, ...own];
-}
-
-/** Layers from one offloaded layer to the next: so long the copies of one may take. */
-export function copyDistance(levels: readonly KeepLevel[]): number {
-  const offloaded = levels.flatMap((level, layer) => (level === "offload" ? [layer] : []));
-  const gaps = offloaded.map((layer, i) => layer - (offloaded[i - 1] ?? -1));
-  return gaps.length > 0 ? Math.min(...gaps) : 1;
 }

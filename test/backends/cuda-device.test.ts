@@ -85,8 +85,8 @@ describe("a GPU", () => {
   it("opens where everything is there, with the rates of its kind", () => {
     const device = open({});
     expect([device.name, device.arch, device.libraries.length]).toEqual(["Some GPU", 90, 3]);
-    // 60 % of 132 multiprocessors × 4096 operations a cycle × 1.98 GHz; PCIe 5.
-    expect(device.rates.flopsPerSecond).toBeCloseTo(0.6 * 132 * 4096 * 1.98e9, -9);
+    // Half of 132 multiprocessors × 4096 operations a cycle × 1.98 GHz; PCIe 5.
+    expect(device.rates.flopsPerSecond).toBeCloseTo(0.5 * 132 * 4096 * 1.98e9, -9);
     expect(device.rates.busBytesPerSecond).toBe(50e9);
     device.close();
   });

@@ -6,8 +6,8 @@ import type { DeviceRates } from "../backend.ts";
 const FLOPS_PER_CYCLE: Readonly<Record<number, number>> = { 80: 2048, 90: 4096, 100: 8192, 103: 8192 };
 /** Of the other generations, whose cards for workstations do up to twice as much. */
 const LEAST_FLOPS_PER_CYCLE = 512;
-/** Of that, what the linears of a layer reach, decoding and adapters included (docs/log.md). */
-const REACHED = 0.6;
+/** Of that, what a layer reaches, all that is no product included (docs/log.md). */
+const REACHED = 0.5;
 
 /** Of page-locked copies over 16 lanes: PCIe 4 before Hopper, PCIe 5 since, except on Ada. */
 const PCIE_4 = 25e9;

@@ -3,7 +3,7 @@
 import { type ArgsOf, OPS, type OpName } from "../../ops/index.ts";
 import { HostBuffer } from "../../tensor/host.ts";
 import type { DeviceBuffer, Tensor } from "../../tensor/tensor.ts";
-import type { Backend, DeviceMemory, KernelTable, Wish } from "../backend.ts";
+import type { Backend, DeviceMemory, DeviceRates, KernelTable, Wish } from "../backend.ts";
 import { BufferLedger, prepareOp, runOp, scratchBytesOf, wishesOf } from "../base.ts";
 
 export class ReferenceBackend implements Backend {
@@ -12,7 +12,7 @@ export class ReferenceBackend implements Backend {
   readonly instructionSet = "f64";
   readonly computeDtype = "f32";
   readonly readsMasters = false;
-  readonly rates = null;
+  readonly rates: DeviceRates | null = null;
   readonly kernels: KernelTable = referenceKernels();
   readonly #ledger = new BufferLedger("reference");
 
