@@ -52,7 +52,7 @@ describe("the choice of instruction set", () => {
   });
 });
 
-threadsChangeNoBit("cpu", (threads) => openCpu({ threads }));
+await threadsChangeNoBit("cpu", (threads) => openCpu({ threads }));
 
 /** The system's own list of CPU features. */
 function reportedFlags(): string[] {

@@ -41,7 +41,7 @@ await conformance("cpu neonbf16 on a CPU with every extension", async () =>
   openCpuOf(max, { isa: "neonbf16", threads }),
 );
 
-threadsChangeNoBit("cpu neonbf16", async (threads) => openCpuOf(max, { isa: "neonbf16", threads }));
+await threadsChangeNoBit("cpu neonbf16", async (threads) => openCpuOf(max, { isa: "neonbf16", threads }));
 
 describe("the choice of variant", () => {
   it("is neonbf16 where the CPU has bf16 products", async () => {

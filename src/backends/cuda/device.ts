@@ -3,7 +3,7 @@
 import { QdlError } from "../../errors.ts";
 import type { OpName } from "../../ops/index.ts";
 import type { DeviceRates } from "../backend.ts";
-import { Copies } from "./copies.ts";
+import { CopyStream } from "./copy-stream.ts";
 import { CubinCache } from "./cubin-cache.ts";
 import { CublasLt } from "./cublaslt.ts";
 import { Driver } from "./driver.ts";
@@ -63,7 +63,7 @@ export class CudaDevice {
   readonly libraries: readonly string[];
   readonly products: CublasLt;
   readonly transfers: Transfers;
-  readonly copies: Copies;
+  readonly copies: CopyStream;
   readonly rates: DeviceRates;
   readonly tables: TableMemory;
   /** What is enqueued goes into a graph and is not run. */
@@ -105,7 +105,7 @@ export class CudaDevice {
     this.stream = out64((box) => checked.streamCreate(box, STREAM_NON_BLOCKING));
     this.products = new CublasLt(this.driver, this.stream, cublasLt, new TuningCache(`sm_${this.arch}`), deterministic);
     this.transfers = new Transfers(this.driver, this.stream);
-    this.copies = new Copies(this.driver, this.stream);
+    this.copies = new CopyStream(this.driver, this.stream);
     this.tables = new TableMemory(this.driver, this.transfers, this.stream, () => this.capturing);
     this.libraries = [
       `driver for CUDA ${driverVersion(this.driver)} (${driver.file})`,
