@@ -24,7 +24,8 @@ const ISAS_OF: Readonly<Record<string, readonly Isa[]>> = {
 /** Whether products of bf16 activations take bf16 as it is. */
 export const hasBf16Products = (isa: Isa): boolean => isa === "avx512bf16" || isa === "neonbf16";
 
-const AVX2 = ["-mavx2", "-mfma"];
+/** A prefetch of a line to write is a no-op on the CPUs with AVX2 that lack it: it needs no check. */
+const AVX2 = ["-mavx2", "-mfma", "-mprfchw"];
 const AVX512 = [...AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"];
 /** GCC's default for Arm, unlike for x86, moves loads up before registers are given out: sums of a tile would spill. */
 const NEON = ["-fno-schedule-insns"];

@@ -22,16 +22,18 @@ export type Prepare = (name: OpName, write: (words: Words) => void, scratch: Ten
 const SUM_STRETCH = 65536;
 /** Logits of one chunk of the loss: 16 MiB in f32. */
 const CHUNK_LOGITS = 4 << 20;
-/** Rows of a chunk: enough to be worth decoding the head's panels, at most one block of rows. */
-const CHUNK_ROWS = { least: 96, most: 510 };
-/** Columns of the narrowest register tile (TILE_COLS of the baseline): the loss keeps two numbers per row and tile. */
+/** Rows of a chunk: enough to be worth reading and packing the head twice, at most one block of rows. */
+const CHUNK_ROWS = { least: 258, most: 1026 };
+/** Columns of the narrowest register tile (TILE_COLS of kernels/tile.h): the loss keeps two numbers per row and tile. */
 const NARROWEST_TILE = 8;
+/** The same among instruction sets with bf16 products. */
+const NARROWEST_BF16_TILE = 16;
 /** As in kernels/activation.h. */
 const ACTIVATION_CODES: Readonly<Record<Activation, number>> = { silu: 0, "gelu-tanh": 1, "gelu-erf": 2 };
 /** Scratch is aligned by the kernel. */
 const ALIGNMENT = 64;
 const NOWHERE_TO_COPY = "its memory is the host's, where there is nothing to be gained by copying";
-/** Tiles of attention are sized for this head dim in kernels/attention.h. */
+/** As in kernels/attention.h. */
 const LARGEST_HEAD = 512;
 
 export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boolean): KernelTable {
@@ -91,7 +93,8 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
       "attentionBackward",
       (w, { q, k, v, starts, o, lse, dO, dq, dk, dv, ...attributes }) =>
         scoring(w.tensors(q, k, v, starts, o, lse, dO, dq, dk, dv), attributes),
-      ({ lse }) => 4 * lse.rows * lse.cols + ALIGNMENT,
+      // δ, and dq in f32 while it is added up.
+      ({ lse, headDim }) => 4 * lse.rows * lse.cols * (1 + roundUp(headDim, 16)) + ALIGNMENT,
     ),
     attentionCached: kernel("attentionCached", (w, { q, kCache, vCache, slots, lengths, o, ...attributes }) =>
       scoring(w.tensors(q, kCache, vCache, slots, lengths, o), attributes),
@@ -132,7 +135,14 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
           .tensors(x, weight, targets, tokenWeights, loss, dx)
           .number(chunkRows(x, weight))
           .number(softCap ?? 0),
-      ({ x, weight, dx }) => lossBytes(x, weight, dx !== null, operandBytes(x, weight)),
+      ({ x, weight, dx }) =>
+        lossBytes(
+          x,
+          weight,
+          dx !== null,
+          operandBytes(x, weight),
+          hasBf16Products ? NARROWEST_BF16_TILE : NARROWEST_TILE,
+        ),
     ),
     quantize4bit: kernel("quantize4bit", (w, { w: weight, codes, absmax, format }) =>
       w.tensors(weight, codes, absmax).number(format === "nf4" ? 0 : 1),
@@ -174,10 +184,10 @@ function chunkRows(x: Tensor, weight: Tensor): number {
 }
 
 /** Supervised rows; x, target logits and parts of the softmax for one chunk; with dx, p and dx for it. As in the kernel. */
-function lossBytes(x: Tensor, weight: Tensor, hasGradient: boolean, operandBytes: number): number {
+function lossBytes(x: Tensor, weight: Tensor, hasGradient: boolean, operandBytes: number, tile: number): number {
   const rows = chunkRows(x, weight);
   const inputs = rows * roundUp(x.cols, 16);
-  const parts = rows * Math.ceil(weight.rows / NARROWEST_TILE);
+  const parts = rows * Math.ceil(weight.rows / tile);
   const pieces = [4 * x.rows, operandBytes * inputs, 4 * rows, 4 * parts, 4 * parts];
   if (hasGradient) pieces.push(operandBytes * rows * roundUp(weight.rows, 16), 4 * inputs);
   return pieces.reduce((sum, bytes) => sum + roundUp(bytes, ALIGNMENT), ALIGNMENT);

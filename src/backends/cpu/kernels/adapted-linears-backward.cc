@@ -1,36 +1,47 @@
 // g = s·dY·Bᵀ for each range; dX = Σ dY·W + g·A as one sum; dA += gᵀ·x and dB += tᵀ·dY as products over the rows of a
-// range, with g and t transposed in the scratch. All on the product core (gemm.h says what an item owns and moves).
+// range, with g and t transposed in the scratch: x is packed once for the gᵀ of all linears, one below the other. All on the
+// product core (gemm.h says what an item owns and moves).
 #include "linear-group.h"
 
 namespace qdl {
 namespace QDL_ISA {
 
-/** to[col][row] = from[row][col] as E, for rows × cols; an item owns 64 rows. */
+/** to[col][row] = from[row][col] as E, for at most LANES × LANES values. */
+template <class C>
+static void transposePart(const Tensor& from, int64_t row, int64_t height, int64_t col, int64_t width, const Tensor& to) {
+  typedef typename C::E E;
+  float block[LANES * LANES] = {}, turned[LANES * LANES];
+  for (int64_t r = 0; r < height; r++) {
+    float buffer[LANES];
+    memcpy(block + r * LANES, read(from, row + r, col, width, buffer), width * 4);
+  }
+  transposeTile(reinterpret_cast<uint32_t*>(block), LANES, reinterpret_cast<uint32_t*>(turned), LANES);
+  for (int64_t c = 0; c < width; c++) {
+    E* out = at<E>(to, col + c, row);
+    if constexpr (C::PAIR == 2)
+      narrow(turned + c * LANES, height, out);
+    else
+      memcpy(out, turned + c * LANES, height * 4);
+  }
+}
+
+/** The same for whole matrices; an item owns 64 rows. */
 template <class C>
 static void transposeInto(Context& context, const Tensor* from, const Tensor* to, int count) {
-  typedef typename C::E E;
   constexpr int64_t ITEM = 64;
   const int64_t rows = from[0].rows, cols = from[0].cols, across = ceilDiv(rows, ITEM);
   auto item = [&](int64_t i, int) {
     const Tensor &in = from[i / across], &out = to[i / across];
-    const int64_t row0 = i % across * ITEM, row1 = least(rows, row0 + ITEM);
-    for (int64_t row = row0; row < row1; row += LANES)
-      for (int64_t col = 0; col < cols; col += LANES) {
-        float block[LANES * LANES] = {}, turned[LANES * LANES];
-        const int64_t height = least(LANES, row1 - row), width = least(LANES, cols - col);
-        for (int64_t r = 0; r < height; r++) {
-          float buffer[LANES];
-          memcpy(block + r * LANES, read(in, row + r, col, width, buffer), width * 4);
-        }
-        transposeTile(reinterpret_cast<uint32_t*>(block), LANES, reinterpret_cast<uint32_t*>(turned), LANES);
-        for (int64_t c = 0; c < width; c++) {
-          E* to = at<E>(out, col + c, row);
-          if constexpr (C::PAIR == 2)
-            narrow(turned + c * LANES, height, to);
-          else
-            memcpy(to, turned + c * LANES, height * 4);
-        }
-      }
+    int64_t row = i % across * ITEM;
+    const int64_t end = least(rows, row + ITEM);
+#if defined(__AVX512BF16__)
+    if (C::PAIR == 2 && in.dtype == BF16 && cols % LANES == 0)
+      for (; row + PAIR_COLS <= end; row += PAIR_COLS)
+        for (int64_t col = 0; col < cols; col += LANES) transposePairs(in, row, col, out);
+#endif
+    for (; row < end; row += LANES)
+      for (int64_t col = 0; col < cols; col += LANES)
+        transposePart<C>(in, row, least(LANES, end - row), col, least(LANES, cols - col), out);
   };
   parallel(context, count * across, item);
 }
@@ -45,6 +56,51 @@ QDL_INLINE Tensor scratchMatrix(uint8_t*& scratch, int64_t rows, int64_t cols) {
   t.data = scratch;
   scratch += t.rows * t.stride * sizeof(typename C::E);
   return t;
+}
+
+/** Ends rows of a product whose outputs lie one below the other, `height` rows of each. */
+struct StackedWrite {
+  Write writes[MAX_TERMS];
+  int64_t height;
+
+  StackedWrite(const Product* p, int64_t height, const Strip& strip)
+      : writes{{p[0], strip}, {p[1], strip}, {p[2], strip}, {p[3], strip}}, height(height) {}
+  QDL_INLINE_MEMBER void ahead(int64_t row, int rows) const {
+    for (int64_t i = row; i < row + rows; i++) writes[i / height].ahead(i % height, 1);
+  }
+  QDL_INLINE_MEMBER void operator()(int64_t row, const float* sums) const { writes[row / height](row % height, sums); }
+};
+
+/** One linear's operands of dA and dB. */
+struct AdapterGradient {
+  Tensor g, t, dy, da, db;
+};
+
+/** dA += gᵀ·x and dB += tᵀ·dY over rows from..to−1, for `count` linears that share x. */
+template <class C>
+static void adapterGradients(Context& context, const Tensor& x, const AdapterGradient* linears, int count, int64_t from,
+                             int64_t to, int64_t rank, bool round, uint8_t* scratch) {
+  const int64_t rows = to - from;
+  Tensor narrow[2 * MAX_TERMS], turned[2 * MAX_TERMS];
+  Product dA[MAX_TERMS] = {}, dB[MAX_TERMS];
+  const Tensor stack = scratchMatrix<C>(scratch, count * rank, rows);
+  for (int i = 0; i < count; i++) {
+    const AdapterGradient& linear = linears[i];
+    narrow[2 * i] = colsOf(rowsOf(linear.g, from, to), rank);
+    turned[2 * i] = rowsOf(stack, i * rank, (i + 1) * rank);
+    narrow[2 * i + 1] = colsOf(rowsOf(linear.t, from, to), rank);
+    turned[2 * i + 1] = scratchMatrix<C>(scratch, rank, rows);
+    dA[i] = productInto(rowsOf(linear.da, 0, rank));
+    dB[i] = productInto(rowsOf(linear.db, 0, rank));
+    dA[i].accumulate = dB[i].accumulate = true;
+    addBase(dB[i], turned[2 * i + 1], sourceOf(rowsOf(linear.dy, from, to), round), true, rows);
+  }
+  transposeInto<C>(context, narrow, turned, 2 * count);
+  Product stacked = productInto(dA[0].out);
+  addBase(stacked, stack, sourceOf(rowsOf(x, from, to), round), true, rows);
+  multiplyThen<C>(context, &stacked, 1, 0, count * rank, {},
+                  [&](const Product&, const Strip& strip) { return StackedWrite(dA, rank, strip); });
+  multiply<C>(context, dB, count, 0, rank, {});
 }
 
 static void adaptedLinearsBackward(Context& context, const double* words, uint8_t* scratch) {
@@ -79,24 +135,11 @@ static void adaptedLinearsBackward(Context& context, const double* words, uint8_
     for (int64_t r = 0; r < ranges.count; r++) {
       const int64_t from = fromOf(ranges, r), to = toOf(ranges, r), rank = rankOf(ranges, r);
       if (rank == 0 || from >= to) continue;
-      Tensor narrow[2 * MAX_TERMS], turned[2 * MAX_TERMS];
-      Product products[2 * MAX_TERMS];
+      AdapterGradient linears[MAX_TERMS];
       int used = 0;
-      uint8_t* room = scratch;
-      for (int i = 0; i < count; i++) {
-        if (!da.items[i].data) continue;
-        const Tensor lefts[2] = {g[i], t.items[i]}, rights[2] = {x, dy.items[i]}, outs[2] = {da.items[i], db.items[i]};
-        for (int side = 0; side < 2; side++, used++) {
-          narrow[used] = colsOf(rowsOf(lefts[side], from, to), rank);
-          turned[used] = scratchMatrix<C>(room, rank, to - from);
-          Product& p = products[used] = productInto(rowsOf(outs[side], 0, rank));
-          p.accumulate = true;
-          addBase(p, turned[used], sourceOf(rowsOf(rights[side], from, to), round), true, to - from);
-        }
-      }
-      if (used == 0) continue;
-      transposeInto<C>(context, narrow, turned, used);
-      multiply<C>(context, products, used, 0, rank, {});
+      for (int i = 0; i < count; i++)
+        if (da.items[i].data) linears[used++] = {g[i], t.items[i], dy.items[i], da.items[i], db.items[i]};
+      if (used > 0) adapterGradients<C>(context, x, linears, used, from, to, rank, round, scratch);
     }
   });
 }

@@ -1,8 +1,11 @@
-// The backward of attention in two passes, so that every output has one owner and nothing is added atomically:
-//   queries: an item owns dq of up to 96 query rows of one segment and head, and leaves δ = Σ dO·o in the scratch;
-//   keys:    an item owns dk and dv of 64 rows of one segment and key/value head, over the query heads that share it.
-// Scores are computed again from lse in both passes (7 products of a tile instead of 5: the price of one owner).
-// Each pass reads q, k, v and dO once per item that sees them, and writes its outputs once.
+// The backward of attention, in one of two ways that give the same bits:
+//   one pass: an item owns dq, dk and dv of one segment and key/value head. It takes 64 keys at a time over the query heads
+//     that share them, and adds up dq of the whole segment in the scratch;
+//   two passes, for more threads than that keeps busy: scores are computed again (7 products of a tile instead of 5).
+//     queries: an item owns dq of up to 96 query rows of one segment and head;
+//     keys:    an item owns dk and dv of 64 rows of one segment and key/value head.
+// Every output has one owner and nothing is added atomically. δ = Σ dO·o comes first. Each pass reads q, k, v and dO once per
+// item that sees them, and writes its outputs once.
 #include "attention.h"
 
 namespace qdl {
@@ -14,7 +17,29 @@ struct AttentionGradient {
   Scoring scoring;
   int64_t dim, heads, share;  // share: query heads per key/value head
   float* delta;  // [N, heads]
+  float* sums;   // dq so far: [heads, N, pitch]
 };
+
+/** First of the blocks of 64 keys, counted from the segment's start, of which a query in a row from `query` on sees any. */
+QDL_INLINE int64_t firstBlock(const AttentionGradient& g, int64_t start, int64_t query) {
+  return start + most(0, query + 1 - g.scoring.window - start) / KEYS * KEYS;
+}
+
+/** out[j][i] = in[i][j] of a block of KEYS × KEYS. */
+template <class C>
+static void transposeBlock(typename C::E* in, typename C::E* out) {
+#if defined(__AVX512BF16__)
+  if constexpr (C::PAIR == 2) {
+    const Tensor from = {reinterpret_cast<uint8_t*>(in), KEYS, KEYS, KEYS, BF16};
+    const Tensor to = {reinterpret_cast<uint8_t*>(out), KEYS, KEYS, KEYS, BF16};
+    for (int64_t row = 0; row < KEYS; row += PAIR_COLS)
+      for (int64_t col = 0; col < KEYS; col += LANES) transposePairs(from, row, col, to);
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < KEYS; i++)
+    for (int64_t j = 0; j < KEYS; j++) out[j * KEYS + i] = in[i * KEYS + j];
+}
 
 template <class C>
 static void queryTile(uint8_t* workspace, const AttentionGradient& g, const SegmentTile& tile, int64_t head) {
@@ -31,16 +56,9 @@ static void queryTile(uint8_t* workspace, const AttentionGradient& g, const Segm
   float* products = arena.take<float>(QUERIES * KEYS);
   E* slopes = arena.take<E>(QUERIES * KEYS);
   float* sums = arena.take<float>(QUERIES * pitch);
-  float* bufferA = arena.take<float>(pitch);
-  float* bufferB = arena.take<float>(pitch);
   const Block<C> queries = blockOf<C>(g.q, tile.from, rows, head * dim, dim, queryBuffer);
   const Block<C> gradients = blockOf<C>(g.dO, tile.from, rows, head * dim, dim, gradientBuffer);
-  for (int64_t i = 0; i < rows; i++) {
-    const float* a = read(g.dO, tile.from + i, head * dim, dim, bufferA);
-    const float* b = read(g.o, tile.from + i, head * dim, dim, bufferB);
-    g.delta[(tile.from + i) * g.heads + head] = dotRow(a, b, dim);
-  }
-  const int64_t first = most(tile.start, tile.from + 1 - g.scoring.window);
+  const int64_t first = firstBlock(g, tile.start, tile.from);
   for (int64_t key = first; key < tile.to; key += KEYS) {
     const int64_t keys = least(KEYS, tile.to - key);
     const Source k = part(g.k, key, group * dim);
@@ -68,7 +86,8 @@ static void queryTile(uint8_t* workspace, const AttentionGradient& g, const Segm
   for (int64_t i = 0; i < rows; i++) writeRow(g.dq, tile.from + i, head * dim, dim, sums + i * pitch, 1);
 }
 
-template <class C>
+/** dk and dv of a tile of keys; in one pass also its part of dq, whose rows are done where the keys are the queries' own. */
+template <class C, bool ONE_PASS>
 static void keyTile(uint8_t* workspace, const AttentionGradient& g, const SegmentTile& tile, int64_t group) {
   typedef typename C::E E;
   Arena arena(workspace);
@@ -89,10 +108,14 @@ static void keyTile(uint8_t* workspace, const AttentionGradient& g, const Segmen
   float* valueSums = arena.take<float>(KEYS * pitch);
   float* shifts = arena.take<float>(BLOCK_QUERIES);
   float* deltas = arena.take<float>(BLOCK_QUERIES);
+  uint32_t* plainKeys = arena.take<uint32_t>(stripWords<C>(KEYS, dim));
+  E* turned = arena.take<E>(KEYS * BLOCK_QUERIES);
+  if (ONE_PASS) packPlain<C>(part(g.k, tile.from, group * dim), keys, dim, plainKeys);
   const Block<C> keyBlock = blockOf<C>(g.k, tile.from, keys, group * dim, dim, keyBuffer);
   const Block<C> valueBlock = blockOf<C>(g.v, tile.from, keys, group * dim, dim, valueBuffer);
   bool first = true;
-  const int64_t stop = least(tile.stop, tile.to - 1 + g.scoring.window);  // no query from here on sees a key of the tile
+  // No query from here on sees a key of the tile. Blocks of queries are whole, so that one pass starts all sums of a block at once.
+  const int64_t stop = least(tile.stop, tile.from + roundUp(keys - 1 + g.scoring.window, BLOCK_QUERIES));
   for (int64_t head = group * g.share; head < (group + 1) * g.share; head++)
     for (int64_t query = tile.from; query < stop; query += BLOCK_QUERIES, first = false) {
       const int64_t queries = least(BLOCK_QUERIES, stop - query), whole = roundUp(queries, LANES);
@@ -126,6 +149,13 @@ static void keyTile(uint8_t* workspace, const AttentionGradient& g, const Segmen
       }
       timesStrips<C>({weights, BLOCK_QUERIES}, keys, queries, plainGradients, dim, valueSums, pitch, !first);
       timesStrips<C>({slopes, BLOCK_QUERIES}, keys, queries, plainQueries, dim, keySums, pitch, !first);
+      if (!ONE_PASS) continue;
+      transposeBlock<C>(slopes, turned);
+      float* sums = g.sums + (head * g.q.rows + query) * pitch;
+      const bool more = tile.from > firstBlock(g, tile.start, query);
+      timesStrips<C>({turned, KEYS}, queries, keys, plainKeys, dim, sums, pitch, more);
+      if (query == tile.from)
+        for (int64_t i = 0; i < queries; i++) writeRow(g.dq, query + i, head * dim, dim, sums + i * pitch, 1);
     }
   for (int64_t i = 0; i < keys; i++) {
     writeRow(g.dk, tile.from + i, group * dim, dim, keySums + i * pitch, 1);
@@ -151,18 +181,36 @@ static void attentionBackward(Context& context, const double* words, uint8_t* sc
   g.heads = g.q.cols / g.dim;
   const int64_t groups = g.k.cols / g.dim;
   g.share = g.heads / groups;
-  g.delta = reinterpret_cast<float*>(scratch);
+  g.sums = reinterpret_cast<float*>(scratch);
+  g.delta = g.sums + g.heads * g.q.rows * roundUp(g.dim, LANES);
   zeroPadding(context, g.segments, g.dq);
   zeroPadding(context, g.segments, g.dk);
   zeroPadding(context, g.segments, g.dv);
+  eachRow(context, g.q.rows, 2 * g.q.cols, [&](int64_t row) {
+    float a[LARGEST_HEAD], b[LARGEST_HEAD];
+    for (int64_t head = 0; head < g.heads; head++)
+      g.delta[row * g.heads + head] =
+          dotRow(read(g.dO, row, head * g.dim, g.dim, a), read(g.o, row, head * g.dim, g.dim, b), g.dim);
+  });
   withCompute(g.q.dtype, [&](auto compute) {
     typedef decltype(compute) C;
+    // In one pass if its items, each as long as 5 products, keep the threads busy enough to beat 7 that are shared evenly.
+    const int64_t items = g.segments.count() * groups;
+    if (5 * ceilDiv(items, context.threads) * context.threads < 6 * items) {
+      auto segments = [&](int64_t i, int thread) {
+        const int64_t start = g.segments.bound(i / groups), stop = g.segments.bound(i / groups + 1);
+        for (int64_t from = start; from < stop; from += KEYS)
+          keyTile<C, true>(context.workspaces[thread], g, {start, stop, from, least(stop, from + KEYS)}, i % groups);
+      };
+      parallel(context, items, segments);
+      return;
+    }
     auto queries = [&](int64_t i, int thread) {
       queryTile<C>(context.workspaces[thread], g, tileAt(g.segments, QUERIES, i / g.heads), i % g.heads);
     };
     parallel(context, tilesOf(g.segments, QUERIES) * g.heads, queries);
     auto keys = [&](int64_t i, int thread) {
-      keyTile<C>(context.workspaces[thread], g, tileAt(g.segments, KEYS, i / groups), i % groups);
+      keyTile<C, false>(context.workspaces[thread], g, tileAt(g.segments, KEYS, i / groups), i % groups);
     };
     parallel(context, tilesOf(g.segments, KEYS) * groups, keys);
   });

@@ -8,6 +8,7 @@ namespace QDL_ISA {
 
 constexpr int64_t QUERIES = 96;
 constexpr int64_t KEYS = 64;
+constexpr int64_t LARGEST_HEAD = 512;  // as in kernels.ts
 constexpr int KEY_VECTORS = KEYS / LANES;
 static_assert(KEYS % TILE_COLS == 0, "keys fill whole strips");
 

@@ -100,6 +100,8 @@ class Write {
     float buffer[TILE_COLS];
     memcpy(bias_, read(p_.bias, 0, strip.col, strip.cols, buffer), strip.cols * 4);
   }
+  /** Before the rows are computed. */
+  QDL_INLINE_MEMBER void ahead(int64_t row, int rows) const { askToWrite(p_.out, row, rows, strip_.col, strip_.cols); }
   QDL_INLINE_MEMBER void operator()(int64_t row, const float* sums) const {
     alignas(64) float value[TILE_COLS];
     for (int j = 0; j < TILE_COLS; j += LANES) store(value + j, fma(load<vf>(sums + j), splat(p_.scale), load<vf>(bias_ + j)));
@@ -198,6 +200,7 @@ static void sweep(Workspace& w, const Strip& strip, const Finish& finish, const 
       for (int i = 0; i < sliceCount; i++) pieces[i] = pieceOf<C>(slices[i], row, rows, buffer);
       // One stage alone needs no memory of sums between stages: its tile goes through the first rows' place, in L1.
       float* out = sums + (first && end && fresh && last ? 0 : (row - row0) * TILE_COLS);
+      if (end && last) finish.ahead(row, rows);
       runTile<C>(rows, strip.vectors, pieces, sliceCount, out, TILE_COLS, !(first && fresh));
       if (end && last)
         for (int i = 0; i < rows; i++) finish(row + i, out + i * TILE_COLS);

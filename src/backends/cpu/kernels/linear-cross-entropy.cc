@@ -34,6 +34,9 @@ struct SoftmaxPart {
   int64_t parts;
   const Strip& strip;
 
+  QDL_INLINE_MEMBER void ahead(int64_t row, int rows) const {
+    if (chunk.weighted.data) askToWrite(chunk.weighted, row, rows, strip.col, strip.cols);
+  }
   QDL_INLINE_MEMBER void operator()(int64_t row, const float* logits) const {
     const int64_t part = row * parts + strip.col / TILE_COLS;
     const int64_t target = *at<int32_t>(targets, chunk.picked[row]) - strip.col;

@@ -3,6 +3,7 @@
 // 4-bit weights, which become zero here as they do in the dot product.
 #pragma once
 #include "decode.h"
+#include "transpose.h"
 
 namespace qdl {
 namespace QDL_ISA {
@@ -143,6 +144,17 @@ static void packDenseCols(const Tensor& t, int64_t row, int64_t depth, int64_t c
       _mm512_storeu_si512(out + j, _mm512_permutex2var_epi16(a, low, b));
       _mm512_storeu_si512(out + j + LANES, _mm512_permutex2var_epi16(a, high, b));
     }
+}
+
+/** to[col][row] = from[row][col] for 32 rows × 16 columns of bf16. */
+static void transposePairs(const Tensor& from, int64_t row, int64_t col, const Tensor& to) {
+  alignas(64) uint32_t pairs[LANES * LANES];
+  for (int i = 0; i < LANES; i++) {
+    const vu low = __builtin_convertvector(load<vh>(at<uint16_t>(from, row + 2 * i, col)), vu);
+    const vu high = __builtin_convertvector(load<vh>(at<uint16_t>(from, row + 2 * i + 1, col)), vu);
+    store(pairs + i * LANES, low | high << 16);
+  }
+  transposeTile(pairs, LANES, reinterpret_cast<uint32_t*>(at<uint16_t>(to, col, row)), to.stride / 2);
 }
 
 #endif

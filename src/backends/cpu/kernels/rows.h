@@ -29,7 +29,14 @@ QDL_INLINE void ask(const Tensor& t, int64_t row, int64_t rows, int64_t col, int
     for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(address(t, row + i, col) + byte);
 }
 
-/** The same, a little at each `step`, so that other work hides the wait. */
+/** The same for memory that is about to be written: stores are done in order, so one that misses its line holds up all behind it. */
+QDL_INLINE void askToWrite(const Tensor& t, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+  const int64_t bytes = address(t, 0, cols) - address(t, 0, 0);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(address(t, row + i, col) + byte, 1);
+}
+
+/** As `ask`, a little at each `step`, so that other work hides the wait. */
 class Ahead {
  public:
   /** Asks for nothing. */
