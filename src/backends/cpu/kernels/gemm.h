@@ -246,10 +246,13 @@ struct Shares {
 /** What decoding a panel costs, in rows of its product. */
 constexpr int64_t PANEL_COST = 12;
 
-/** As many whole panels as all threads get alike, less one each where there are many; the rest so as to end soonest. */
+/**
+ * As many whole panels as all threads get alike, less one each where there are many and decoding them twice costs little; the
+ * rest so as to end soonest.
+ */
 QDL_INLINE Shares sharesOf(int64_t panels, int64_t rows, int64_t threads) {
   if (threads == 1) return {panels, 1, rows};
-  const bool many = panels >= 4 * threads;
+  const bool many = panels >= 4 * threads && rows >= 20 * PANEL_COST;
   const int64_t rest = panels % threads + (many ? threads : 0);
   Shares best = {panels - rest, 1, rows};
   int64_t soonest = INT64_MAX;
