@@ -111,6 +111,33 @@ export const GROUP_SHAPES: readonly GroupShape[] = [
     masters: true,
   },
   {
+    name: "one row, more blocks than a kernel may take at a time",
+    n: 1,
+    k: 16448,
+    linears: [{ m: 6, format: "nf4 double" }],
+    r: 2,
+    ranges: all(1, 2, 1),
+  },
+  {
+    name: "seven rows, more blocks than a kernel may take at a time",
+    n: 7,
+    k: 32832,
+    linears: [{ m: 3, format: "nf4 double" }],
+    r: 2,
+    ranges: all(7, 2, 1),
+  },
+  {
+    name: "seven rows of seven ranks",
+    n: 7,
+    k: 576,
+    linears: [
+      { m: 131, format: "nf4 double" },
+      { m: 34, format: "nf4" },
+    ],
+    r: 64,
+    ranges: [1, 2, 4, 8, 16, 32, 64].map((rank, row) => ({ from: row, to: row + 1, rank, scale: 1 })),
+  },
+  {
     name: "rank 0",
     n: 6,
     k: 64,

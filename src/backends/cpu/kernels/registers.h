@@ -37,10 +37,11 @@ template <class C>
 constexpr int PLANES = BLOCK / Vectors<C>::COUNT;
 
 /**
- * From so many rows of x on, rows of codes are multiplied two at a time: each vector of x is then loaded once for both,
- * which counts when there is one such load for every multiplication.
+ * Rows of the right operand that are multiplied at a time with R rows of x, as far as there are registers: each vector of x is
+ * loaded once for all of them, and their sums are independent. Dense rows are read faster one by one, while reading is all.
  */
-constexpr int PAIRED_FROM = LANES == 16 ? 5 : 1 << 10;
+template <class C, int R, bool CODED>
+constexpr int JOINED = LANES != 16 || !CODED ? 1 : R >= 5 ? 2 : PLANES<C> == 2 ? 4 : 2;
 
 /** Element of a block of codes that lane `lane` of plane `plane` holds. */
 template <class C>
@@ -48,6 +49,42 @@ constexpr int elementOf(int plane, int lane) {
   constexpr int codes = Vectors<C>::CODES, words = BLOCK / codes, copies = Vectors<C>::COUNT / words;
   return codes * (lane % words) + plane * copies + lane / words;
 }
+
+/** A block of x in the order of `elementOf`. */
+template <class C>
+QDL_INLINE void putInOrder(typename C::E* x) {
+  typename C::E block[BLOCK];
+  for (int i = 0; i < BLOCK; i++) block[i] = x[i];
+  for (int plane = 0; plane < PLANES<C>; plane++)
+    for (int lane = 0; lane < Vectors<C>::COUNT; lane++) *x++ = block[elementOf<C>(plane, lane)];
+}
+#if QDL_HAS_BF16_DOT && defined(__AVX512BF16__)
+template <>
+QDL_INLINE_MEMBER void putInOrder<ComputeBf16>(uint16_t* x) {
+  struct Order {
+    alignas(64) uint16_t of[BLOCK];
+    constexpr Order() : of() {
+      for (int i = 0; i < BLOCK; i++) of[i] = static_cast<uint16_t>(elementOf<ComputeBf16>(i / 32, i % 32));
+    }
+  };
+  static constexpr Order ORDER;
+  const __m512i low = _mm512_loadu_si512(x), high = _mm512_loadu_si512(x + 32);
+  for (int p = 0; p < 2; p++)
+    _mm512_storeu_si512(x + 32 * p, _mm512_permutex2var_epi16(low, _mm512_load_si512(ORDER.of + 32 * p), high));
+}
+#endif
+
+/** A block of each of J rows. */
+template <class C, int J>
+struct Values {
+  typename Vectors<C>::Value of[J][PLANES<C>];
+};
+
+// Right operands: `each<J, AHEAD>` calls function(values, block) for blocks 0..blocks−1 of J neighbouring rows. AHEAD: the work
+// on a block is long, so that the next one is made ready, and what lies behind asked for, meanwhile.
+
+/** Bytes between what is asked for and what is used. */
+constexpr int64_t FAR_BYTES = 4096;
 
 /** Any row by way of memory: `run`, then zeros up to a whole block. In order. */
 template <class C>
@@ -60,10 +97,17 @@ struct Runs {
     run(source, row, block * BLOCK, static_cast<int>(n), out);
     for (int64_t i = n; i < BLOCK; i++) out[i] = 0;
   }
-  QDL_INLINE_MEMBER void fetch(int64_t row, int64_t block, typename Vectors<C>::Value (&out)[PLANES<C>]) const {
+  template <int J, bool AHEAD, class Function>
+  QDL_INLINE_MEMBER void each(int64_t row, int64_t blocks, const Function& function) const {
     alignas(64) typename C::E values[BLOCK];
-    copy(row, block, values);
-    for (int p = 0; p < PLANES<C>; p++) out[p] = Vectors<C>::at(values + p * Vectors<C>::COUNT);
+    Values<C, J> w;
+    for (int64_t block = 0; block < blocks; block++) {
+      for (int j = 0; j < J; j++) {
+        copy(row + j, block, values);
+        for (int p = 0; p < PLANES<C>; p++) w.of[j][p] = Vectors<C>::at(values + p * Vectors<C>::COUNT);
+      }
+      function(w, block);
+    }
   }
 };
 
@@ -72,9 +116,18 @@ template <class C, class Stored>
 struct Dense {
   static constexpr bool CODED = false;
   const Source& source;
-  QDL_INLINE_MEMBER void fetch(int64_t row, int64_t block, typename Vectors<C>::Value (&out)[PLANES<C>]) const {
-    const Stored* values = at<Stored>(source.values, row, block * BLOCK);
-    for (int p = 0; p < PLANES<C>; p++) out[p] = Vectors<C>::at(values + p * Vectors<C>::COUNT);
+  template <int J, bool AHEAD, class Function>
+  QDL_INLINE_MEMBER void each(int64_t row, int64_t blocks, const Function& function) const {
+    Values<C, J> w;
+    for (int64_t block = 0; block < blocks; block++) {
+      for (int j = 0; j < J; j++) {
+        const Stored* values = at<Stored>(source.values, row + j, block * BLOCK);
+        if constexpr (AHEAD)
+          for (int i = 0; i < BLOCK; i += 64 / sizeof(Stored)) __builtin_prefetch(values + FAR_BYTES / sizeof(Stored) + i, 0, 2);
+        for (int p = 0; p < PLANES<C>; p++) w.of[j][p] = Vectors<C>::at(values + p * Vectors<C>::COUNT);
+      }
+      function(w, block);
+    }
   }
 };
 
@@ -86,15 +139,72 @@ template <class C>
 struct Codes {
   static constexpr bool CODED = true;
   const Source& source;
+  /** Row behind the last one that is asked for. */
+  int64_t end;
 
-  QDL_INLINE_MEMBER void fetch(int64_t row, int64_t block, typename Vectors<C>::Value (&out)[PLANES<C>]) const {
-    const int64_t at = row * (source.cols / BLOCK) + block;
-    const vf scale = splat(scaleOf(source, at));
-    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source.values.data + at * (BLOCK / 2)));
-    lookUp(words, scale, out);
+  Codes(const Source& source, int64_t end) : source(source), end(end) {}
+
+  /**
+   * Where there are registers, a block is looked up while the one before it is multiplied: otherwise multiplications would
+   * wait for the chain of look-ups.
+   */
+  template <int J, bool AHEAD, class Function>
+  QDL_INLINE_MEMBER void each(int64_t row, int64_t blocks, const Function& function) {
+    for (int64_t from = 0; from < blocks; from += ROOM / J) {
+      const int64_t count = least(ROOM / J, blocks - from);
+      const float* scales[J];
+      takeScales(row, blocks, from, count, scales);
+      const uint8_t* codes = source.values.data + (row * blocks + from) * (BLOCK / 2);
+      // The rows behind these, in the order of memory.
+      const uint8_t* ahead = codes + (J * blocks - from) * (BLOCK / 2) + J * from * (BLOCK / 2) + FAR_BYTES;
+      const auto fetch = [&](int64_t block, Values<C, J>& w) __attribute__((always_inline)) {
+        for (int line = 0; line < J * BLOCK / 2; line += 64) __builtin_prefetch(ahead + block * J * (BLOCK / 2) + line, 0, 2);
+        for (int j = 0; j < J; j++) {
+          const uint8_t* at = codes + (j * blocks + block) * (BLOCK / 2);
+          lookUp(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), splat(scales[j][block]), w.of[j]);
+        }
+      };
+      Values<C, J> w;
+      if constexpr (AHEAD && PLANES<C> == 2) {
+        Values<C, J> next;
+        fetch(0, next);
+        for (int64_t block = 0; block + 1 < count; block++) {
+          w = next;
+          fetch(block + 1, next);
+          function(w, from + block);
+        }
+        function(next, from + count - 1);
+      } else {
+        for (int64_t block = 0; block < count; block++) {
+          fetch(block, w);
+          function(w, from + block);
+        }
+      }
+    }
   }
 
  private:
+  /** Scales in `buffer`, for all blocks of as many rows as fit, or for some blocks of J rows. */
+  static constexpr int64_t ROOM = 1024;
+  alignas(64) float buffer[ROOM];
+  const float* taken = nullptr;
+  int64_t first = 0, behind = 0;
+
+  /** scales[j]: of blocks from..from+count−1 of row + j. */
+  template <int J>
+  QDL_INLINE_MEMBER void takeScales(int64_t row, int64_t blocks, int64_t from, int64_t count, const float* (&scales)[J]) {
+    if (count < blocks) {
+      for (int j = 0; j < J; j++) scales[j] = scalesOf(source, (row + j) * blocks + from, count, buffer + j * (ROOM / J));
+      return;
+    }
+    if (row < first || row + J > behind) {
+      first = row;
+      behind = least(end, row + ROOM / blocks);
+      taken = scalesOf(source, row * blocks, (behind - row) * blocks, buffer);
+    }
+    for (int j = 0; j < J; j++) scales[j] = taken + (row - first + j) * blocks;
+  }
+
   /** The levels from `from` on, scaled as the contract says. */
   QDL_INLINE_MEMBER vf levels(int from, vf scale) const {
     const vf exact = load<vf>(source.levels + from) * scale;
@@ -142,11 +252,11 @@ QDL_INLINE bool isCoded(const Source& s, int64_t depth) {
   return QDL_HAS_CODES && s.format != DENSE && s.cols == depth && depth % BLOCK == 0;
 }
 
-/** Calls function(right, whole) with the fastest way of reading a right operand and the blocks that it reads so. */
+/** Calls function(right, whole) with the fastest way of reading rows up to `end`, and the blocks that it reads so. */
 template <class C, class Function>
-QDL_INLINE void withRight(const Source& s, int64_t depth, Function function) {
+QDL_INLINE void withRight(const Source& s, int64_t depth, int64_t end, Function function) {
 #if QDL_HAS_CODES
-  if (isCoded(s, depth)) return function(Codes<C>{s}, depth / BLOCK);
+  if (isCoded(s, depth)) return function(Codes<C>(s, end), depth / BLOCK);
 #endif
   if (s.format == DENSE && s.dtype == BF16) return function(Dense<C, uint16_t>{s}, depth / BLOCK);
   if constexpr (C::PAIR == 1)
@@ -157,45 +267,48 @@ QDL_INLINE void withRight(const Source& s, int64_t depth, Function function) {
 /**
  * sums[i·pitchSums + j] = x_i · (row + j), for R rows of x, laid out by blocks: [block][R][64], and J rows of the right
  * operand. Each sum is kept in several chains of additions, which hides their latency, as far as there are registers: their
- * number, and so the order of summation, depends on R alone.
+ * number, and so the order of summation, depends on R and the kind of right operand alone.
  */
 template <class C, int R, int J, class Right>
-QDL_INLINE void dots(const Right& right, int64_t whole, const Runs<C>& rest, int64_t row, const typename C::E* x, float* sums,
+QDL_INLINE void dots(Right& right, int64_t whole, const Runs<C>& rest, int64_t row, const typename C::E* x, float* sums,
                      int64_t pitchSums) {
   typedef Vectors<C> V;
-  constexpr int ROOM = most((LANES == 16 ? 16 : 8) / R / (R >= PAIRED_FROM ? 2 : 1), 1);
+  constexpr int ROOM = most((LANES == 16 ? 16 : 8) / R / JOINED<C, R, Right::CODED>, 1);
   constexpr int CHAINS = least(PLANES<C>, ROOM);
   // A row's end is copied first: with no call while they live, the sums stay in registers.
   alignas(64) typename C::E last[J][BLOCK];
   const bool partial = whole * BLOCK < rest.depth;
   for (int j = 0; partial && j < J; j++) rest.copy(row + j, whole, last[j]);
-  vf all[J][R][CHAINS] = {};
-  const auto add = [&](const typename V::Value (&w)[J][PLANES<C>], int64_t block) __attribute__((always_inline)) {
+  vf all[R][J][CHAINS] = {};
+  const auto add = [&](const Values<C, J>& w, int64_t block) __attribute__((always_inline)) {
 #pragma GCC unroll 16
     for (int p = 0; p < PLANES<C>; p++)
 #pragma GCC unroll 8
       for (int i = 0; i < R; i++) {
         const typename V::Value left = V::at(x + (block * R + i) * BLOCK + p * V::COUNT);
-#pragma GCC unroll 2
-        for (int j = 0; j < J; j++) all[j][i][p % CHAINS] = V::add(all[j][i][p % CHAINS], w[j][p], left);
+#pragma GCC unroll 4
+        for (int j = 0; j < J; j++) all[i][j][p % CHAINS] = V::add(all[i][j][p % CHAINS], w.of[j][p], left);
       }
   };
-  typename V::Value w[J][PLANES<C>];
-  for (int64_t block = 0; block < whole; block++) {
-    for (int j = 0; j < J; j++) right.fetch(row + j, block, w[j]);
-    add(w, block);
-  }
+  right.template each<J, (R >= 5)>(row, whole, add);
   if (partial) {
+    Values<C, J> w;
     for (int j = 0; j < J; j++)
-      for (int p = 0; p < PLANES<C>; p++) w[j][p] = V::at(last[j] + p * V::COUNT);
+      for (int p = 0; p < PLANES<C>; p++) w.of[j][p] = V::at(last[j] + p * V::COUNT);
     add(w, whole);
   }
+  vf totals[R * J];
+#pragma GCC unroll 8
   for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
     for (int j = 0; j < J; j++) {
-      vf total = all[j][i][0];
-      for (int chain = 1; chain < CHAINS; chain++) total += all[j][i][chain];
-      sums[i * pitchSums + j] = sum(total);
+      totals[i * J + j] = all[i][j][0];
+      for (int chain = 1; chain < CHAINS; chain++) totals[i * J + j] += all[i][j][chain];
     }
+  float folded[R * J];
+  sumsOf(totals, folded);
+  for (int i = 0; i < R; i++)
+    for (int j = 0; j < J; j++) sums[i * pitchSums + j] = folded[i * J + j];
 }
 
 }  // namespace QDL_ISA

@@ -48,8 +48,8 @@ class Ahead {
         pitch_(address(t, 1, 0) - address(t, 0, 0)),
         left_(rows * lines_),
         share_(ceilDiv(left_, most(1, steps))) {}
-  QDL_INLINE_MEMBER void step() {
-    for (int64_t n = least(share_, left_); n > 0; n--, left_--) {
+  QDL_INLINE_MEMBER void step(int64_t steps = 1) {
+    for (int64_t n = least(steps * share_, left_); n > 0; n--, left_--) {
       __builtin_prefetch(at_ + line_ * LINE, 0, 2);
       if (++line_ == lines_) line_ = 0, at_ += pitch_;
     }

@@ -79,12 +79,11 @@ static const typename C::E* laidOut(ShortSpace& space, const Term& base, int64_t
   const Source left = sourceOf(base.left, false);
   E* to = out;
   for (int64_t k = 0; k < base.depth; k += BLOCK)
-    for (int64_t i = 0; i < rows; i++) {
-      alignas(64) E block[BLOCK] = {};
-      run(left, row0 + i, k, static_cast<int>(least(BLOCK, base.depth - k)), block);
-      for (int plane = 0; plane < PLANES<C>; plane++)
-        for (int lane = 0; lane < Vectors<C>::COUNT; lane++, to++)
-          *to = block[coded ? elementOf<C>(plane, lane) : plane * Vectors<C>::COUNT + lane];
+    for (int64_t i = 0; i < rows; i++, to += BLOCK) {
+      const int64_t n = least(BLOCK, base.depth - k);
+      for (int64_t j = n; j < BLOCK; j++) to[j] = 0;
+      run(left, row0 + i, k, static_cast<int>(n), to);
+      if (coded) putInOrder<C>(to);
     }
   return out;
 }
@@ -94,15 +93,15 @@ template <class C, int R>
 static __attribute__((noinline)) void shortSums(const Term& base, const typename C::E* x, int64_t col, int cols, Ahead ahead,
                                                 float (*sums)[SHORT_COLS]) {
   const Runs<C> rest = {base.right, base.depth};
-  withRight<C>(base.right, base.depth, [&](auto right, int64_t whole) {
+  withRight<C>(base.right, base.depth, col + cols, [&](auto right, int64_t whole) {
+    constexpr int J = JOINED<C, R, decltype(right)::CODED>;
     int j = 0;
-    if constexpr (R >= PAIRED_FROM && right.CODED)
-      for (; j + 2 <= cols; j += 2) {
-        ahead.step(), ahead.step();
-        dots<C, R, 2>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
-      }
-    for (; j < cols; j++) {
-      ahead.step();
+    for (; j + J <= cols; j += J) {
+      ahead.step(J);
+      dots<C, R, J>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
+    }
+    for (; J > 1 && j < cols; j++) {
+      ahead.step(1);
       dots<C, R, 1>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
     }
   });

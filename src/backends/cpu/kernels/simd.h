@@ -103,6 +103,26 @@ QDL_INLINE float folded(vf v, Fold fold) {
 QDL_INLINE float sum(vf v) {
   return folded(v, [](auto a, auto b) { return a + b; });
 }
+/** out[i] = sum(v[i]) to the bit, where the CPU allows four at a time. */
+template <int N>
+QDL_INLINE void sumsOf(const vf (&v)[N], float (&out)[N]) {
+  int i = 0;
+#if defined(__AVX512F__)
+#pragma GCC unroll 8
+  for (; i + 4 <= N; i += 4) {
+    const __m512 a = (__m512)v[i], b = (__m512)v[i + 1], c = (__m512)v[i + 2], d = (__m512)v[i + 3];
+    const __m512 ab = _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xee);
+    const __m512 cd = _mm512_shuffle_f32x4(c, d, 0x44) + _mm512_shuffle_f32x4(c, d, 0xee);
+    __m512 all = _mm512_shuffle_f32x4(ab, cd, 0x88) + _mm512_shuffle_f32x4(ab, cd, 0xdd);
+    all += _mm512_permute_ps(all, 0xee);
+    all += _mm512_permute_ps(all, 0x55);
+    const __m512i firsts = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+    store(out + i, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, all)));
+  }
+#endif
+#pragma GCC unroll 4
+  for (; i < N; i++) out[i] = sum(v[i]);
+}
 /** The largest lane; NaN only where every comparison with it decides so: NaN must be carried by sums, not by maxima. */
 QDL_INLINE float maximum(vf v) {
   return folded(v, [](auto a, auto b) { return a > b ? a : b; });
