@@ -205,18 +205,21 @@ function alignmentOf(address: number): number {
 
 /**
  * What shapes have in common that share a timed algorithm: ranks and numbers of tokens vary from step to step, and timing each
- * would cost more than it gains. Sizes count in quarters of an octave, strides by what they are multiples of.
+ * would cost more than it gains. Sizes count in quarters of an octave, from 4,096 on (where the tiles of any algorithm fill the
+ * GPU many times over) in whole ones, strides by what they are multiples of.
  */
 function kindOf({ m, n, k, strideA, strideB, strideC, ...flags }: ProductShape) {
   const strides = [strideA * BYTES[flags.inputs], strideB * BYTES[flags.inputs], strideC * BYTES[flags.output]];
-  return { sizes: [m, n, k].map(quarterOctave), strides: strides.map(alignmentOf), ...flags };
+  return { sizes: [m, n, k].map(sizeClass), strides: strides.map(alignmentOf), ...flags };
 }
 
 const SMALLEST_SIZE = 64;
+const LARGE_SIZE = 4096;
 
-function quarterOctave(size: number): number {
+function sizeClass(size: number): number {
   if (size <= SMALLEST_SIZE) return SMALLEST_SIZE;
-  const unit = 2 ** (Math.floor(Math.log2(size)) - 2);
+  const octave = 2 ** Math.floor(Math.log2(size));
+  const unit = size < LARGE_SIZE ? octave / 4 : octave;
   return Math.ceil(size / unit) * unit;
 }
 

@@ -427,6 +427,7 @@ attention_key_gradient(const __grid_constant__ TensorMap q, const __grid_constan
       pin(scores);
       pin(key_sums);
       pin(value_sums);
+      __syncwarp();  // all lanes have read their lse and δ
       if (lane == 0) arrive(query_done), arrive(gradients.of(gradients_empty));
       gradients.next();
       if (++block == range.end) block = range.begin;
