@@ -354,8 +354,8 @@ attention_key_gradient(const __grid_constant__ TensorMap q, const __grid_constan
 
   if (threadIdx.x == 0) {
     init_barrier(still_full, 1);
-    for (int i = 0; i < QUERY_STAGES; i++) init_barrier(queries_full + 8 * i, 1), init_barrier(queries_empty + 8 * i, GROUPS * 4);
-    for (int i = 0; i < GRADIENT_STAGES; i++) init_barrier(gradients_full + 8 * i, 1), init_barrier(gradients_empty + 8 * i, GROUPS * 4);
+    for (int i = 0; i < QUERY_STAGES; i++) init_barrier(queries_full + 8 * i, 1), init_barrier(queries_empty + 8 * i, GROUPS * 128);
+    for (int i = 0; i < GRADIENT_STAGES; i++) init_barrier(gradients_full + 8 * i, 1), init_barrier(gradients_empty + 8 * i, GROUPS * 128);
     fence_barriers();
   }
   __syncthreads();
@@ -384,7 +384,7 @@ attention_key_gradient(const __grid_constant__ TensorMap q, const __grid_constan
     }
   } else {
     take_registers<240>();
-    const int warpgroup = threadIdx.x / 128 - 1, warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
+    const int warpgroup = threadIdx.x / 128 - 1, warp = (threadIdx.x >> 5) & 3;
     const Scoring scoring(scale, soft_cap);
     int low[2], high[2];
 #pragma unroll
@@ -427,8 +427,7 @@ attention_key_gradient(const __grid_constant__ TensorMap q, const __grid_constan
       pin(scores);
       pin(key_sums);
       pin(value_sums);
-      __syncwarp();  // all lanes have read their lse and δ
-      if (lane == 0) arrive(query_done), arrive(gradients.of(gradients_empty));
+      arrive(query_done), arrive(gradients.of(gradients_empty));  // every lane, for each has read its own lse and δ
       gradients.next();
       if (++block == range.end) block = range.begin;
     };
