@@ -13,6 +13,8 @@ import { widthFor } from "./walk.ts";
 const WARP = 32;
 const THREADS = 256;
 const MOST_THREADS = 1024;
+/** Threads that a multiprocessor shall hold at once. */
+const RESIDENT_THREADS = 1536;
 /** Packs that one thread of a warp keeps at most before a whole block takes the group. */
 const KEPT_BY_A_LANE = 4;
 /** Packs that one thread of a block keeps, as long as the block can grow. */
@@ -37,6 +39,7 @@ function planGroups(op: OpName, cols: number, moving: readonly Tensor[], weights
       TYPE: commonType(op, ...moving),
       WEIGHT_TYPE: commonType(op, ...weights),
       ...{ WIDTH: width, KEPT: Math.ceil(packs / threads) },
+      ...{ THREADS: threads * together, RESIDENT: RESIDENT_THREADS },
     },
     groups,
     grid: [Math.ceil(groups / together)],
@@ -56,27 +59,27 @@ export function normKernels(device: CudaDevice) {
     rmsNorm: prepared(device, "rmsNorm", ({ x, weight, y, rstd, eps }) => {
       const { defines, groups, grid, threads } = planGroups("rmsNorm", weight.cols, [x, y], [weight]);
       const args = kernelArguments().tensors(x).longs(x.stride).tensors(weight, y).longs(y.stride);
-      args.tensors(rstd).longs(rstd.stride, groups).integers(rstd.cols, weight.cols).floats(eps);
+      args.tensors(rstd).longs(rstd.stride).integers(groups, rstd.cols, weight.cols).floats(eps);
       return device.launch(device.function("rms-norm.cu", "rms_norm", defines), grid, threads, args);
     }),
     rmsNormBackward: prepared(device, "rmsNormBackward", ({ x, weight, rstd, dy, dx }) => {
       const { defines, groups, grid, threads } = planGroups("rmsNormBackward", weight.cols, [x, dy, dx], [weight]);
       const args = kernelArguments().tensors(x).longs(x.stride).tensors(weight, rstd).longs(rstd.stride);
-      args.tensors(dy).longs(dy.stride).tensors(dx).longs(dx.stride, groups).integers(rstd.cols, weight.cols);
+      args.tensors(dy).longs(dy.stride).tensors(dx).longs(dx.stride).integers(groups, rstd.cols, weight.cols);
       return device.launch(device.function("rms-norm-backward.cu", "rms_norm_backward", defines), grid, threads, args);
     }),
     layerNorm: prepared(device, "layerNorm", ({ x, weight, bias, y, mean, rstd, eps }) => {
       const weights = bias ? [weight, bias] : [weight];
       const { defines, groups, grid, threads } = planGroups("layerNorm", x.cols, [x, y], weights);
       const args = kernelArguments().tensors(x).longs(x.stride).tensors(weight, bias, y).longs(y.stride);
-      args.tensors(mean).longs(mean.stride).tensors(rstd).longs(rstd.stride, groups).integers(x.cols).floats(eps);
+      args.tensors(mean).longs(mean.stride).tensors(rstd).longs(rstd.stride).integers(groups, x.cols).floats(eps);
       return device.launch(device.function("layer-norm.cu", "layer_norm", defines), grid, threads, args);
     }),
     layerNormBackward: prepared(device, "layerNormBackward", ({ x, weight, mean, rstd, dy, dx }) => {
       const { defines, groups, grid, threads } = planGroups("layerNormBackward", x.cols, [x, dy, dx], [weight]);
       const args = kernelArguments().tensors(x).longs(x.stride).tensors(weight, mean).longs(mean.stride);
-      args.tensors(rstd).longs(rstd.stride).tensors(dy).longs(dy.stride).tensors(dx).longs(dx.stride, groups);
-      args.integers(x.cols);
+      args.tensors(rstd).longs(rstd.stride).tensors(dy).longs(dy.stride).tensors(dx).longs(dx.stride);
+      args.integers(groups, x.cols);
       const kernel = device.function("layer-norm-backward.cu", "layer_norm_backward", defines);
       return device.launch(kernel, grid, threads, args);
     }),

@@ -2,8 +2,8 @@
 // mean square, which would cancel. The threads of one y take one row.
 #include "norm.cuh"
 
-extern "C" __global__ void layer_norm(const TYPE *x, i64 stride_x, const WEIGHT_TYPE *weight, const WEIGHT_TYPE *bias, TYPE *y,
-                                      i64 stride_y, float *mean, i64 stride_mean, float *rstd, i64 stride_rstd, u64 rows,
+extern "C" __global__ void BOUNDS layer_norm(const TYPE *x, i64 stride_x, const WEIGHT_TYPE *weight, const WEIGHT_TYPE *bias, TYPE *y,
+                                      i64 stride_y, float *mean, i64 stride_mean, float *rstd, i64 stride_rstd, u32 rows,
                                       u32 cols, float eps) {
   const Group group = group_of_row(rows, 1);
   Kept kept;
@@ -12,14 +12,14 @@ extern "C" __global__ void layer_norm(const TYPE *x, i64 stride_x, const WEIGHT_
 #pragma unroll
   for (int k = 0; k < KEPT; k++) {
     float v[WIDTH];
-    unpack(v, kept[k]);
+    kept[k].unpack(v);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) total += v[i];
   }
   const float centre = group_sum(total) / cols;
   each_kept(cols, group.inside, [&](int k, u32) {
     float v[WIDTH];
-    unpack(v, kept[k]);
+    kept[k].unpack(v);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) squares += (v[i] - centre) * (v[i] - centre);
   });
@@ -31,7 +31,7 @@ extern "C" __global__ void layer_norm(const TYPE *x, i64 stride_x, const WEIGHT_
   y += group.row * stride_y;
   each_kept(cols, group.inside, [&](int k, u32 col) {
     float v[WIDTH], gain[WIDTH], shift[WIDTH] = {};
-    unpack(v, kept[k]);
+    kept[k].unpack(v);
     load(gain, weight + col);
     if (bias) load(shift, bias + col);
 #pragma unroll

@@ -1,5 +1,8 @@
 // What the norms share: a group of columns is kept in registers between its sums and its result, KEPT packs a thread.
 
+/** Few registers, so that many blocks fill the pauses of each other: their sums and their waits for memory. */
+#define BOUNDS __launch_bounds__(THREADS, RESIDENT / THREADS)
+
 typedef Pack<TYPE, WIDTH> Kept[KEPT];
 
 /** Reads the group's packs; those past its end are 0. */

@@ -41,24 +41,46 @@ __device__ __forceinline__ float high_bf16(u32 pair) { return __uint_as_float(pa
 template <class T, int W>
 struct alignas(sizeof(T) * W > 16 ? 16 : sizeof(T) * W) Pack {
   T at[W];
+  __device__ __forceinline__ void unpack(float (&x)[W]) const {
+#pragma unroll
+    for (int i = 0; i < W; i++) x[i] = to_float(at[i]);
+  }
+  __device__ __forceinline__ void pack(const float (&x)[W]) {
+#pragma unroll
+    for (int i = 0; i < W; i++) at[i] = from_float<T>(x[i]);
+  }
 };
 
-template <class T, int W>
-__device__ __forceinline__ void unpack(float (&x)[W], const Pack<T, W> &pack) {
+/** Pairs in whole registers: single bf16 would take one each. */
+template <int W>
+struct alignas(2 * W) PairPack {
+  u32 pairs[W / 2];
+  __device__ __forceinline__ void unpack(float (&x)[W]) const {
 #pragma unroll
-  for (int i = 0; i < W; i++) x[i] = to_float(pack.at[i]);
-}
+    for (int i = 0; i < W; i += 2) {
+      x[i] = low_bf16(pairs[i / 2]);
+      x[i + 1] = high_bf16(pairs[i / 2]);
+    }
+  }
+  __device__ __forceinline__ void pack(const float (&x)[W]) {
+#pragma unroll
+    for (int i = 0; i < W; i += 2) pairs[i / 2] = pack_bf16(x[i], x[i + 1]);
+  }
+};
+template <>
+struct Pack<bf16, 8> : PairPack<8> {};
+template <>
+struct Pack<bf16, 4> : PairPack<4> {};
 
 template <int W, class T>
 __device__ __forceinline__ void load(float (&x)[W], const T *from) {
-  unpack(x, *reinterpret_cast<const Pack<T, W> *>(from));
+  reinterpret_cast<const Pack<T, W> *>(from)->unpack(x);
 }
 
 template <int W, class T>
 __device__ __forceinline__ void store(T *to, const float (&x)[W]) {
   Pack<T, W> pack;
-#pragma unroll
-  for (int i = 0; i < W; i++) pack.at[i] = from_float<T>(x[i]);
+  pack.pack(x);
   *reinterpret_cast<Pack<T, W> *>(to) = pack;
 }
 
@@ -104,17 +126,36 @@ struct Group {
   bool inside;
 };
 
-__device__ __forceinline__ Group group_of_row(u64 groups, u32 groups_per_row) {
-  const u64 group = (u64)blockIdx.x * blockDim.y + threadIdx.y;
-  return {group / groups_per_row, (u32)(group % groups_per_row), group < groups};
+__device__ __forceinline__ Group group_of_row(u32 groups, u32 groups_per_row) {
+  const u32 group = blockIdx.x * blockDim.y + threadIdx.y;
+  if (groups_per_row == 1) return {group, 0, group < groups};
+  const u32 row = group / groups_per_row;
+  return {row, group - row * groups_per_row, group < groups};
 }
 
-/** The sum over the threads of a group: a power of two up to a warp, or the whole block. */
-template <class T>
-__device__ __forceinline__ T group_sum(T x) {
-  if (blockDim.x > 32) return block_sum(x);
-  for (u32 distance = blockDim.x / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(~0u, x, distance);
-  return x;
+/** The sums over the threads of a group: a power of two up to a warp, or the whole block. */
+template <int N>
+__device__ __forceinline__ void group_sums(float (&x)[N]) {
+  __shared__ float parts[N][32];
+  const bool alone = blockDim.x > 32;
+  for (u32 distance = (alone ? 32 : blockDim.x) / 2; distance > 0; distance /= 2)
+#pragma unroll
+    for (int n = 0; n < N; n++) x[n] += __shfl_xor_sync(~0u, x[n], distance);
+  if (!alone) return;
+  __syncthreads();  // parts may still be read from the sums before
+  if (threadIdx.x % 32 == 0)
+#pragma unroll
+    for (int n = 0; n < N; n++) parts[n][threadIdx.x / 32] = x[n];
+  __syncthreads();
+  const u32 lane = threadIdx.x % 32, warps = blockDim.x / 32;
+#pragma unroll
+  for (int n = 0; n < N; n++) x[n] = warp_sum(lane < warps ? parts[n][lane] : 0.0f);
+}
+
+__device__ __forceinline__ float group_sum(float x) {
+  float sums[1] = {x};
+  group_sums(sums);
+  return sums[0];
 }
 
 /** The last entry of a table, in ascending order of first_block, that starts at or before this block. */

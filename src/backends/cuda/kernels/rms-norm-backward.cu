@@ -1,9 +1,9 @@
 // dx += rstd·(dy⊙w − x·rstd²·mean(dy⊙w⊙x)) over each group of `cols` columns. The threads of one y take one group.
 #include "norm.cuh"
 
-extern "C" __global__ void rms_norm_backward(const TYPE *x, i64 stride_x, const WEIGHT_TYPE *weight, const float *rstd,
+extern "C" __global__ void BOUNDS rms_norm_backward(const TYPE *x, i64 stride_x, const WEIGHT_TYPE *weight, const float *rstd,
                                              i64 stride_rstd, const TYPE *dy, i64 stride_dy, TYPE *dx, i64 stride_dx,
-                                             u64 groups, u32 groups_per_row, u32 cols) {
+                                             u32 groups, u32 groups_per_row, u32 cols) {
   const Group group = group_of_row(groups, groups_per_row);
   const u64 from = (u64)group.index * cols;
   dx += group.row * stride_dx + from;
@@ -15,8 +15,8 @@ extern "C" __global__ void rms_norm_backward(const TYPE *x, i64 stride_x, const 
   float products = 0;
   each_kept(cols, group.inside, [&](int k, u32 col) {
     float v[WIDTH], gain[WIDTH], upstream[WIDTH];
-    unpack(v, kept_x[k]);
-    unpack(upstream, kept_dy[k]);
+    kept_x[k].unpack(v);
+    kept_dy[k].unpack(upstream);
     load(gain, weight + col);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) products += upstream[i] * gain[i] * v[i];
@@ -24,9 +24,9 @@ extern "C" __global__ void rms_norm_backward(const TYPE *x, i64 stride_x, const 
   const float factor = scale * scale * (group_sum(products) / cols);
   each_kept(cols, group.inside, [&](int k, u32 col) {
     float v[WIDTH], gain[WIDTH], upstream[WIDTH], sum[WIDTH];
-    unpack(v, kept_x[k]);
-    unpack(upstream, kept_dy[k]);
-    unpack(sum, kept_dx[k]);
+    kept_x[k].unpack(v);
+    kept_dy[k].unpack(upstream);
+    kept_dx[k].unpack(sum);
     load(gain, weight + col);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) sum[i] += scale * (upstream[i] * gain[i] - v[i] * factor);

@@ -1,8 +1,8 @@
 // y = x · rstd · weight, rstd = 1/√(mean(x²) + eps) over each group of `cols` columns. The threads of one y take one group.
 #include "norm.cuh"
 
-extern "C" __global__ void rms_norm(const TYPE *x, i64 stride_x, const WEIGHT_TYPE *weight, TYPE *y, i64 stride_y, float *rstd,
-                                    i64 stride_rstd, u64 groups, u32 groups_per_row, u32 cols, float eps) {
+extern "C" __global__ void BOUNDS rms_norm(const TYPE *x, i64 stride_x, const WEIGHT_TYPE *weight, TYPE *y, i64 stride_y, float *rstd,
+                                    i64 stride_rstd, u32 groups, u32 groups_per_row, u32 cols, float eps) {
   const Group group = group_of_row(groups, groups_per_row);
   const u64 from = (u64)group.index * cols;
   Kept kept;
@@ -11,7 +11,7 @@ extern "C" __global__ void rms_norm(const TYPE *x, i64 stride_x, const WEIGHT_TY
 #pragma unroll
   for (int k = 0; k < KEPT; k++) {
     float v[WIDTH];
-    unpack(v, kept[k]);
+    kept[k].unpack(v);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) squares += v[i] * v[i];
   }
@@ -20,7 +20,7 @@ extern "C" __global__ void rms_norm(const TYPE *x, i64 stride_x, const WEIGHT_TY
   y += group.row * stride_y + from;
   each_kept(cols, group.inside, [&](int k, u32 col) {
     float v[WIDTH], gain[WIDTH];
-    unpack(v, kept[k]);
+    kept[k].unpack(v);
     load(gain, weight + col);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) v[i] = v[i] * scale * gain[i];
