@@ -27,14 +27,16 @@ interface Asked {
 function device({ arch, sharedBytesPerBlock }: typeof HOPPER) {
   const asked: Asked[] = [];
   const driver = { checked: { tensorMapEncodeTiled: () => 0 } };
+  const launch = (kernel: Omit<Asked, "grid">, grid: readonly number[]) => {
+    asked.push({ ...kernel, grid });
+    return () => {};
+  };
   const fake = {
     ...{ arch, sharedBytesPerBlock, driver, multiprocessors: 132, l2Bytes: 50 << 20 },
     begin() {},
     function: (_: string, name: string, defines: Asked["defines"], sharedBytes = 0) => ({ name, defines, sharedBytes }),
-    launch: (kernel: Omit<Asked, "grid">, grid: readonly number[]) => {
-      asked.push({ ...kernel, grid });
-      return () => {};
-    },
+    launch,
+    launchEarly: launch,
   };
   return { kernels: attentionKernels(fake as unknown as CudaDevice), asked };
 }

@@ -4,14 +4,24 @@ import { describe, expect, test } from "vitest";
 import { forwardWishes, planForward } from "../../src/backends/cuda/adapted-linears.ts";
 import { backwardWishes, planBackward } from "../../src/backends/cuda/adapted-linears-backward.ts";
 import { coverRows } from "../../src/backends/cuda/adapter-columns.ts";
+import { CudaBuffer } from "../../src/backends/cuda/buffer.ts";
+import type { CudaDevice } from "../../src/backends/cuda/device.ts";
+import { linearKernels } from "../../src/backends/cuda/linears.ts";
 import { Room, roomBytes } from "../../src/backends/cuda/room.ts";
 import { phantomTensor } from "../../src/model/phantom.ts";
 import type { AdaptedLinearsArgs } from "../../src/ops/adapted-linears.ts";
 import type { AdaptedLinearsBackwardArgs } from "../../src/ops/adapted-linears-backward.ts";
 import type { FrozenWeight } from "../../src/ops/frozen-weight.ts";
 import type { RankRange } from "../../src/ops/rank-range.ts";
-import { colSlice, type Tensor } from "../../src/tensor/tensor.ts";
+import { colSlice, matrix, type Tensor } from "../../src/tensor/tensor.ts";
 
+const BUFFER = new CudaBuffer(
+  2 ** 40,
+  2 ** 40,
+  "test",
+  () => {},
+  () => {},
+);
 const TOKENS = 2048;
 const RANK = 64;
 
@@ -110,5 +120,71 @@ describe("linears on cuda", () => {
       [9, 10, 0],
     ]);
     expect(coverRows([], 3)).toEqual([{ from: 0, to: 3, rank: 0, scale: 0 }]);
+  });
+});
+
+/** What a decoding step's linears are launched with on a GPU of so much shared memory. */
+function decodingLaunches(sharedBytesPerBlock: number, weight: FourBitWeight) {
+  const asked: { name: string; defines: Record<string, unknown>; sharedBytes: number; grid: readonly number[] }[] = [];
+  const device = {
+    ...{ sharedBytesPerBlock, multiprocessors: 132 },
+    begin() {},
+    function: (_: string, name: string, defines: Record<string, unknown>, sharedBytes = 0) => ({
+      ...{ name, defines, sharedBytes },
+    }),
+    launchEarly: (kernel: Omit<(typeof asked)[number], "grid">, grid: readonly number[]) => {
+      asked.push({ ...kernel, grid });
+      return () => {};
+    },
+  } as unknown as CudaDevice;
+  const ranges = [{ from: 0, to: 1, rank: 8, scale: 1 }];
+  const tensor = (rows: number, cols: number) => matrix(BUFFER, "bf16", rows, cols);
+  linearKernels(device).adaptedLinears.run(
+    {
+      ...{ x: tensor(1, weight.cols), xTail: null, weights: [weight], biases: [null], ranges },
+      a: [tensor(RANK, weight.cols)],
+      b: [tensor(RANK, weight.rows)],
+      t: [tensor(1, RANK)],
+      y: [tensor(1, weight.rows)],
+    },
+    matrix(BUFFER, "u8", 1, 4096),
+  );
+  const named = (name: string) => asked.find((launch) => launch.name === name)!;
+  return { narrow: named("few_rows_narrow"), wide: named("few_rows") };
+}
+
+describe("decoding on cuda", () => {
+  const doubled = (rows: number, cols: number): FourBitWeight => {
+    const part = (dtype: "u8" | "f32", count: number) => matrix(BUFFER, dtype, 1, count);
+    const blocks = (rows * cols) / 64;
+    const scales = {
+      kind: "double",
+      codes: part("u8", blocks),
+      absmax2: part("f32", Math.ceil(blocks / 256)),
+    } as const;
+    return {
+      ...{ format: "nf4", rows, cols, codes: part("u8", (rows * cols) / 2) },
+      scales: { ...scales, map: part("f32", 256), offset: 0 },
+    };
+  };
+
+  test("takes a launch for t and one for y, whose blocks stay", () => {
+    const { narrow, wide } = decodingLaunches(232_448, doubled(22_016, 4096));
+    expect(narrow.grid).toEqual([8, 1]);
+    expect(wide.grid).toEqual([264]);
+    expect(wide.defines).toMatchObject({ STAGES: 4, DOUBLE: 1 });
+    expect(decodingLaunches(232_448, doubled(64, 4096)).wide.grid).toEqual([4]);
+  });
+
+  test.each([
+    [232_448, 11_008, 256, 4],
+    [232_448, 28_672, 256, 3],
+    [166_912, 4096, 256, 3],
+    [101_376, 4096, 132, 4],
+    [101_376, 14_336, 132, 4],
+  ])("fits %i bytes of shared memory at %i columns", (sharedBytes, cols, blocks, stages) => {
+    const { wide } = decodingLaunches(sharedBytes, doubled(4096, cols));
+    expect([wide.grid, wide.defines.STAGES]).toEqual([[blocks], stages]);
+    expect(wide.sharedBytes).toBeLessThan(sharedBytes);
   });
 });

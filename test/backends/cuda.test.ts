@@ -9,7 +9,7 @@ import { CudaBuffer } from "../../src/backends/cuda/buffer.ts";
 import { CubinCache } from "../../src/backends/cuda/cubin-cache.ts";
 import type { CudaDevice } from "../../src/backends/cuda/device.ts";
 import { Driver, Uncapturable } from "../../src/backends/cuda/driver.ts";
-import { kernelArguments } from "../../src/backends/cuda/launch.ts";
+import { earlyConfig, kernelArguments } from "../../src/backends/cuda/launch.ts";
 import {
   cublasLtLibrary,
   driverLibrary,
@@ -74,6 +74,22 @@ describe("finding libraries", () => {
         }),
       }),
     );
+  });
+});
+
+describe("a launch before the kernel before has ended", () => {
+  it("is configured as the driver reads it", () => {
+    const shape = { grid: [7, 2, 3], threads: [128, 4], sharedBytes: 4096, stream: 2 ** 40 + 8 } as const;
+    const at = 2 ** 33 + 64;
+    const bytes = new DataView(earlyConfig(at, shape).buffer);
+    const integers = (offset: number, count: number) =>
+      Array.from({ length: count }, (_, i) => bytes.getUint32(offset + 4 * i, true));
+    expect(integers(0, 7)).toEqual([7, 2, 3, 128, 4, 1, 4096]);
+    expect(Number(bytes.getBigUint64(32, true))).toBe(shape.stream);
+    expect(Number(bytes.getBigUint64(40, true))).toBe(at + 56);
+    expect(integers(48, 1)).toEqual([1]);
+    // Attribute 6, programmatic stream serialization, allowed.
+    expect([integers(56, 1), integers(64, 1)]).toEqual([[6], [1]]);
   });
 });
 

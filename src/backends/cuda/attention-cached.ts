@@ -100,12 +100,12 @@ function splits(device: CudaDevice, call: AttentionCall, args: AttentionCachedAr
   const block = inputs(call, args).structure(partial).integers(q.rows, call.heads, call.share);
   const kernel = device.function(FILE, "attention_cached", defines, sharedBytesOf(call, defines.WARPS));
   const grid = [q.rows * planned.splits, call.groups * Math.ceil(call.share / HEADS)] as const;
-  const attend = device.launch(kernel, grid, defines.WARPS * 32, scaling(block, call));
+  const attend = device.launchEarly(kernel, grid, defines.WARPS * 32, scaling(block, call));
   if (planned.splits === 1) return [attend];
   const combine = device.function(FILE, "attention_cached_combine", defines);
   const sequences = kernelArguments().structure(sequencesOf(args, call)).structure(partial);
   const rest = matrices(sequences, o).integers(q.rows, call.heads);
-  return [attend, device.launch(combine, [q.rows, call.heads], COMBINE_THREADS, rest)];
+  return [attend, device.launchEarly(combine, [q.rows, call.heads], COMBINE_THREADS, rest)];
 }
 
 /** Macros of one compilation of the file, for all its functions. */

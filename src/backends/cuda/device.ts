@@ -7,7 +7,7 @@ import { CopyStream } from "./copy-stream.ts";
 import { CubinCache } from "./cubin-cache.ts";
 import { CublasLt } from "./cublaslt.ts";
 import { Driver } from "./driver.ts";
-import { ArgumentBlock, type Arguments } from "./launch.ts";
+import { ArgumentBlock, type Arguments, earlyConfig } from "./launch.ts";
 import { cublasLtLibrary, driverLibrary, loadLibrary, nvrtcLibrary } from "./libraries.ts";
 import { type CudaFunction, type Defines, KernelModules } from "./modules.ts";
 import { out32, out64, outText } from "./native-calls.ts";
@@ -21,6 +21,8 @@ import { TuningCache } from "./tuning.ts";
 const CUDA_MAJORS = [13, 12];
 /** The first generation with bf16 tensor cores and asynchronous copies to shared memory. */
 const OLDEST_ARCH = 80;
+/** The first generation whose kernels can start before the one before them has ended. */
+const FIRST_EARLY_ARCH = 90;
 /** A stream that does not wait for the legacy default stream, and that can be captured. */
 const STREAM_NON_BLOCKING = 1;
 
@@ -71,6 +73,8 @@ export class CudaDevice {
   readonly modules: KernelModules;
   readonly #block = new ArgumentBlock();
   readonly #ordinal: number;
+  /** The kernel launched last waits for those before it. */
+  #lastWaits = false;
   #closed = false;
 
   /** Throws BACKEND_UNAVAILABLE with what is missing and what to do. `load` finds NVIDIA's libraries. */
@@ -137,7 +141,36 @@ export class CudaDevice {
       this.#block.load(image);
       const at = this.#block.address;
       const code = launchKernel(handle, x, y, z, threadsX, threadsY, 1, sharedBytes, this.stream, at, 0);
+      this.#lastWaits = false;
       if (code !== 0) this.driver.fail(`launch of ${kernel.name}`, code);
+    };
+  }
+
+  /**
+   * The same for a kernel that calls `wait_for_kernels_before`: where the GPU can (sm_90 on), it starts while the one before it
+   * ends. Before that wait it reads only frozen weights and adapters; as these are written by kernels that do not wait,
+   * a launch behind such a kernel is a plain one.
+   */
+  launchEarly(kernel: CudaFunction, grid: Grid, threads: Threads, args: Arguments): Step {
+    const [x, y = 1, z = 1] = grid;
+    const plain = this.launch(kernel, grid, threads, args);
+    if (x === 0 || y === 0 || z === 0) return plain;
+    const image = args.image(this.#block.address);
+    const { handle, sharedBytes } = kernel;
+    const at = typeof threads === "number" ? ([threads, 1] as const) : threads;
+    const shape = { grid: [x, y, z], threads: at, sharedBytes, stream: this.stream } as const;
+    const config = earlyConfig(this.#block.configAddress, shape);
+    const { launchKernelEx } = this.driver.raw;
+    return () => {
+      if (!this.#lastWaits || this.arch < FIRST_EARLY_ARCH) {
+        plain();
+      } else {
+        this.#block.load(image);
+        this.#block.loadConfig(config);
+        const code = launchKernelEx(this.#block.configAddress, handle, this.#block.address, 0);
+        if (code !== 0) this.driver.fail(`launch of ${kernel.name}`, code);
+      }
+      this.#lastWaits = true;
     };
   }
 

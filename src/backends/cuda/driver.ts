@@ -36,6 +36,7 @@ const PROTOTYPES = {
     "int cuTensorMapEncodeTiled(uint64 map, int type, uint rank, uint64 address, const void *dims, const void *strides, const void *box, const void *steps, int interleave, int swizzle, int promotion, int fill)",
   launchKernel:
     "int cuLaunchKernel(uint64 function, uint gx, uint gy, uint gz, uint bx, uint by, uint bz, uint sharedBytes, uint64 stream, uint64 parameters, uint64 extra)",
+  launchKernelEx: "int cuLaunchKernelEx(uint64 config, uint64 function, uint64 parameters, uint64 extra)",
   streamCreate: "int cuStreamCreate(void *stream, uint flags)",
   streamDestroy: "int cuStreamDestroy_v2(uint64 stream)",
   streamWaitEvent: "int cuStreamWaitEvent(uint64 stream, uint64 event, uint flags)",

@@ -30,7 +30,7 @@ export function elementwiseKernels(device: CudaDevice) {
     const kernel = device.function(file, name, { TYPE: commonType(op, ...tensors), WIDTH: walk.width, ...macros });
     const args = kernelArguments();
     for (const [i, tensor] of tensors.entries()) args.tensors(tensor).longs(walk.strides[i]!);
-    return device.launch(kernel, [blocksOf(walk)], THREADS, args.integers(walk.rows, walk.packs));
+    return device.launchEarly(kernel, [blocksOf(walk)], THREADS, args.integers(walk.rows, walk.packs));
   };
 
   return {

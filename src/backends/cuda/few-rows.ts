@@ -2,7 +2,7 @@
 // each row of x may have a rank of its own.
 
 import type { AdaptedLinearsArgs } from "../../ops/adapted-linears.ts";
-import type { DenseWeight, FourBitWeight, FrozenWeight } from "../../ops/frozen-weight.ts";
+import { type DenseWeight, type FourBitWeight, type FrozenWeight, SCALE_BLOCK } from "../../ops/frozen-weight.ts";
 import { BYTES_PER_ELEMENT } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { activeRanges, paddedRank } from "./adapter-columns.ts";
@@ -19,8 +19,16 @@ const MOST_LINEARS = 4;
 /** Rows hold whole blocks of scales. */
 const BLOCK = 64;
 const TILE = 16;
-const THREADS = 256;
+const WARPS = 8;
 const NARROW_THREADS = 512;
+/** What a warp copies at a time (few-rows.cu). */
+const PIECE_BYTES = 1024;
+/** Shared memory of a block whatever the width: lookups, partial sums, maps of scale codes. */
+const FIXED_BYTES = 45_056;
+/** What the driver takes of a multiprocessor's shared memory for each block, and keeps from the largest. */
+const DRIVER_BYTES = 1024;
+/** Blocks of a multiprocessor, and pieces on their way for a warp, the best first: what fits in shared memory is taken. */
+const CONFIGURATIONS = [2, 1].flatMap((resident) => [4, 3, 2].map((stages) => ({ resident, stages })));
 const NO_ADAPTER = 0xffffffff;
 const DENSE_WORDS = 4;
 const LINEAR_WORDS = 14;
@@ -35,10 +43,17 @@ interface Linear {
   readonly unit: number;
 }
 
-/** Whether few rows of x meet weights that the kernel can read in whole words. `compute`: what must have x's dtype. */
-export function hasFewRows(x: Tensor, weights: readonly FrozenWeight[], compute: readonly (Tensor | null)[]): boolean {
+/** Whether few rows of x meet weights that the kernels can read in whole words. `compute`: what must have x's dtype. */
+export function hasFewRows(
+  device: CudaDevice,
+  x: Tensor,
+  weights: readonly FrozenWeight[],
+  compute: readonly (Tensor | null)[],
+): boolean {
   const fits = x.rows >= 1 && x.rows <= MOST_ROWS && x.cols % BLOCK === 0 && x.dtype === "bf16" && startsWhole(x);
-  return fits && weights.every(isReadable) && compute.every((tensor) => tensor?.dtype !== "f32");
+  const readable = (weight: FrozenWeight) =>
+    isReadable(weight) && ("values" in weight || configurationFor(device, weight) !== undefined);
+  return fits && weights.every(readable) && compute.every((tensor) => tensor?.dtype !== "f32");
 }
 
 /** Rows that start on 16 bytes. */
@@ -47,8 +62,28 @@ export const startsWhole = (tensor: Tensor): boolean =>
 
 function isReadable(weight: FrozenWeight): weight is DenseWeight | FourBitWeight {
   if (weight.format === "zero") return false;
-  if (!("values" in weight)) return weight.codes.offset % 16 === 0;
+  if (!("values" in weight)) return [weight.codes, scalesOf(weight)].every(({ offset }) => offset % 16 === 0);
   return weight.format === "bf16" && startsWhole(weight.values);
+}
+
+/** What is stored of the scales of blocks. */
+const scalesOf = ({ scales }: FourBitWeight): Tensor => (scales.kind === "double" ? scales.codes : scales.absmax);
+
+/** Bytes of a tile's scales as they are stored: f32, or codes with their own scales behind them. */
+function storedBytes({ scales, cols }: FourBitWeight): number {
+  const blocks = TILE * (cols / BLOCK);
+  const bytes = scales.kind === "double" ? blocks + 4 * (Math.ceil(blocks / SCALE_BLOCK) + 2) : 4 * blocks;
+  return Math.ceil(bytes / 16) * 16;
+}
+
+/** The first configuration that fits, with the dynamic shared memory of a block. */
+function configurationFor({ sharedBytesPerBlock }: CudaDevice, weight: FourBitWeight) {
+  const blocks = weight.cols / BLOCK;
+  const scales = 2 * storedBytes(weight) + 4 * TILE * (blocks + 2 + (blocks % 2));
+  return CONFIGURATIONS.map(({ resident, stages }) => {
+    const sharedBytes = WARPS * stages * PIECE_BYTES + scales;
+    return { resident, stages, sharedBytes, all: resident * (sharedBytes + FIXED_BYTES + DRIVER_BYTES) };
+  }).find(({ all }) => all <= sharedBytesPerBlock + DRIVER_BYTES);
 }
 
 /** What a call takes of its scratch: t of all adapters, f32 [N, adapters × padded]. */
@@ -73,7 +108,8 @@ export function adaptedFewRows(device: CudaDevice, args: AdaptedLinearsArgs, roo
     const stored = weight as DenseWeight | FourBitWeight;
     return { weight: stored, bias: biases[i]!, b: b[i]!, y: y[i]!, unit: unit < 0 ? NO_ADAPTER : unit * plan.padded };
   });
-  const launches = alike(linears).map((group) => fewRows(device, x, group, plan.narrow, plan.rank));
+  const rank = plan.narrow ? plan.rank : 0;
+  const launches = alike(linears).map((group) => fewRows(device, x, group, plan.narrow, rank));
   return inOrder(plan.narrow ? narrowProducts(device, args, plan, plan.narrow) : NOTHING, ...launches);
 }
 
@@ -88,25 +124,25 @@ function alike(linears: readonly Linear[]): Linear[][] {
   return groups;
 }
 
-const storage = (weight: DenseWeight | FourBitWeight): string => ("values" in weight ? "dense" : weight.scales.kind);
+const storage = (weight: DenseWeight | FourBitWeight): string =>
+  "values" in weight ? "dense" : `${weight.format} ${weight.scales.kind}`;
 
 function fewRows(device: CudaDevice, x: Tensor, linears: readonly Linear[], t: Tensor | null, rank: number): Step {
-  const kind = storage(linears[0]!.weight);
-  const defines = {
-    TYPE: elementType(linears[0]!.y),
-    FOUR_BIT: kind === "dense" ? 0 : 1,
-    DOUBLE: kind === "double" ? 1 : 0,
-    ADAPTER_TYPE: adapterType(linears.map(({ b }) => b)),
-  };
-  const scaleBytes = kind === "dense" ? 0 : 4 * TILE * (x.cols / BLOCK + 1);
-  const kernel = device.function("few-rows.cu", "few_rows", defines, scaleBytes);
+  const { weight, y } = linears[0]!;
+  const tiles = linears.reduce((sum, { weight: { rows } }) => sum + Math.ceil(rows / TILE), 0);
+  const types = { TYPE: elementType(y), ADAPTER_TYPE: adapterType(linears.map(({ b }) => b)) };
   const args = kernelArguments().tensors(x).longs(x.stride).integers(x.rows, x.cols);
-  args
-    .tensors(t)
-    .integers(t?.stride ?? 0, rank, linears.length)
-    .structure(structureOf(linears));
-  const tiles = linears.reduce((sum, { weight }) => sum + Math.ceil(weight.rows / TILE), 0);
-  return device.launch(kernel, [tiles], THREADS, args);
+  args.tensors(t).integers(t?.stride ?? 0, rank, linears.length);
+  if ("values" in weight) {
+    const kernel = device.function("few-rows-dense.cu", "few_rows_dense", types);
+    return device.launchEarly(kernel, [tiles], 32 * WARPS, args.structure(structureOf(linears)));
+  }
+  // hasFewRows() has seen that one fits.
+  const { resident, stages, sharedBytes } = configurationFor(device, weight)!;
+  const macros = { ...types, DOUBLE: weight.scales.kind === "double" ? 1 : 0, STAGES: stages };
+  const kernel = device.function("few-rows.cu", "few_rows", macros, sharedBytes);
+  args.integers(tiles, storedBytes(weight)).structure(structureOf(linears));
+  return device.launchEarly(kernel, [Math.min(tiles, resident * device.multiprocessors)], 32 * WARPS, args);
 }
 
 /** The one type of the A's or B's of a launch; any, if there is none. */
@@ -160,5 +196,5 @@ function narrowProducts(
   }
   const args = kernelArguments().tensors(x).longs(x.stride).integers(x.rows, x.cols).tensors(narrow);
   args.integers(narrow.stride, padded).structure(new Uint32Array(adapters.buffer)).structure(ranks);
-  return device.launch(kernel, [rank, adapted.length], NARROW_THREADS, args);
+  return device.launchEarly(kernel, [rank, adapted.length], NARROW_THREADS, args);
 }

@@ -25,7 +25,7 @@ export function gatherKernels(device: CudaDevice) {
         .longs(y.stride)
         .integers(grid.rows, grid.packs)
         .floats(scale);
-      return device.launch(kernel, [blocksOf(grid)], THREADS, args);
+      return device.launchEarly(kernel, [blocksOf(grid)], THREADS, args);
     }),
     kvAppend: prepared(device, "kvAppend", ({ x, rows, cache }) => {
       const width = widthFor(x.cols, [x, cache]);
@@ -37,7 +37,7 @@ export function gatherKernels(device: CudaDevice) {
       });
       const args = kernelArguments().tensors(x).longs(x.stride).tensors(rows).longs(rows.stride);
       args.tensors(cache).longs(cache.stride).integers(cache.rows, grid.rows, grid.packs);
-      return device.launch(kernel, [blocksOf(grid)], THREADS, args);
+      return device.launchEarly(kernel, [blocksOf(grid)], THREADS, args);
     }),
   } satisfies Partial<KernelTable>;
 }

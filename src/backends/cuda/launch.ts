@@ -84,16 +84,50 @@ export class Arguments {
 
 export const kernelArguments = (): Arguments => new Arguments();
 
+/** Room for CUlaunchConfig and one CUlaunchAttribute behind it. */
+const CONFIG_BYTES = 128;
+const ATTRIBUTE_AT = 56;
+const PROGRAMMATIC_STREAM_SERIALIZATION = 6;
+
+export interface LaunchShape {
+  readonly grid: readonly [x: number, y: number, z: number];
+  readonly threads: readonly [x: number, y: number];
+  readonly sharedBytes: number;
+  readonly stream: number;
+}
+
+/** CUlaunchConfig at `address` for a kernel that may start before the one before it has ended. */
+export function earlyConfig(address: number, { grid, threads, sharedBytes, stream }: LaunchShape): Uint32Array {
+  const words = new Uint32Array(CONFIG_BYTES / 4);
+  const long = (at: number, value: number) => words.set([value, Math.floor(value / WORD)], at / 4);
+  words.set([...grid, ...threads, 1, sharedBytes]);
+  long(32, stream);
+  long(40, address + ATTRIBUTE_AT);
+  words[48 / 4] = 1;
+  words[ATTRIBUTE_AT / 4] = PROGRAMMATIC_STREAM_SERIALIZATION;
+  words[ATTRIBUTE_AT / 4 + 2] = 1;
+  return words;
+}
+
 /** The native block that launches are copied into. */
 export class ArgumentBlock {
-  readonly #block: NativeBlock = nativeBlock(BLOCK_BYTES);
+  readonly #block: NativeBlock = nativeBlock(BLOCK_BYTES + CONFIG_BYTES);
   readonly #words = new Uint32Array(this.#block.view.buffer);
 
   get address(): number {
     return this.#block.address;
   }
 
+  /** Where the configuration of an early launch goes: behind all values. */
+  get configAddress(): number {
+    return this.#block.address + BLOCK_BYTES;
+  }
+
   load(image: Uint32Array): void {
     this.#words.set(image);
+  }
+
+  loadConfig(config: Uint32Array): void {
+    this.#words.set(config, BLOCK_BYTES / 4);
   }
 }

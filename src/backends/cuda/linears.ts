@@ -11,8 +11,8 @@ import { bring, meetingDtype, product, roomAs } from "./products.ts";
 import { Room, roomBytes } from "./room.ts";
 
 /** A's are read in whole words too. */
-const decodes = ({ x, weights, biases, a, t, y }: AdaptedLinearsArgs): boolean =>
-  hasFewRows(x, weights, [...biases, ...t, ...y]) && a.every((entry) => !entry || startsWhole(entry));
+const decodes = (device: CudaDevice, { x, weights, biases, a, t, y }: AdaptedLinearsArgs): boolean =>
+  hasFewRows(device, x, weights, [...biases, ...t, ...y]) && a.every((entry) => !entry || startsWhole(entry));
 
 export function linearKernels(device: CudaDevice) {
   return {
@@ -38,8 +38,8 @@ export function linearKernels(device: CudaDevice) {
       ...prepared(
         device,
         "adaptedLinears",
-        (args, scratch) => (decodes(args) ? adaptedFewRows : adaptedLinears)(device, args, new Room(scratch)),
-        (args) => roomBytes((room) => (decodes(args) ? planFewRows : planForward)(args, room)),
+        (args, scratch) => (decodes(device, args) ? adaptedFewRows : adaptedLinears)(device, args, new Room(scratch)),
+        (args) => roomBytes((room) => (decodes(device, args) ? planFewRows : planForward)(args, room)),
       ),
       wishes: forwardWishes,
     },

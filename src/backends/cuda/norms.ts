@@ -60,20 +60,25 @@ export function normKernels(device: CudaDevice) {
       const { defines, groups, grid, threads } = planGroups("rmsNorm", weight.cols, [x, y], [weight]);
       const args = kernelArguments().tensors(x).longs(x.stride).tensors(weight, y).longs(y.stride);
       args.tensors(rstd).longs(rstd.stride).integers(groups, rstd.cols, weight.cols).floats(eps);
-      return device.launch(device.function("rms-norm.cu", "rms_norm", defines), grid, threads, args);
+      return device.launchEarly(device.function("rms-norm.cu", "rms_norm", defines), grid, threads, args);
     }),
     rmsNormBackward: prepared(device, "rmsNormBackward", ({ x, weight, rstd, dy, dx }) => {
       const { defines, groups, grid, threads } = planGroups("rmsNormBackward", weight.cols, [x, dy, dx], [weight]);
       const args = kernelArguments().tensors(x).longs(x.stride).tensors(weight, rstd).longs(rstd.stride);
       args.tensors(dy).longs(dy.stride).tensors(dx).longs(dx.stride).integers(groups, rstd.cols, weight.cols);
-      return device.launch(device.function("rms-norm-backward.cu", "rms_norm_backward", defines), grid, threads, args);
+      return device.launchEarly(
+        device.function("rms-norm-backward.cu", "rms_norm_backward", defines),
+        grid,
+        threads,
+        args,
+      );
     }),
     layerNorm: prepared(device, "layerNorm", ({ x, weight, bias, y, mean, rstd, eps }) => {
       const weights = bias ? [weight, bias] : [weight];
       const { defines, groups, grid, threads } = planGroups("layerNorm", x.cols, [x, y], weights);
       const args = kernelArguments().tensors(x).longs(x.stride).tensors(weight, bias, y).longs(y.stride);
       args.tensors(mean).longs(mean.stride).tensors(rstd).longs(rstd.stride).integers(groups, x.cols).floats(eps);
-      return device.launch(device.function("layer-norm.cu", "layer_norm", defines), grid, threads, args);
+      return device.launchEarly(device.function("layer-norm.cu", "layer_norm", defines), grid, threads, args);
     }),
     layerNormBackward: prepared(device, "layerNormBackward", ({ x, weight, mean, rstd, dy, dx }) => {
       const { defines, groups, grid, threads } = planGroups("layerNormBackward", x.cols, [x, dy, dx], [weight]);
@@ -81,7 +86,7 @@ export function normKernels(device: CudaDevice) {
       args.tensors(rstd).longs(rstd.stride).tensors(dy).longs(dy.stride).tensors(dx).longs(dx.stride);
       args.integers(groups, x.cols);
       const kernel = device.function("layer-norm-backward.cu", "layer_norm_backward", defines);
-      return device.launch(kernel, grid, threads, args);
+      return device.launchEarly(kernel, grid, threads, args);
     }),
   } satisfies Partial<KernelTable>;
 }

@@ -15,7 +15,7 @@ export function ropeKernels(device: CudaDevice) {
       const kernel = device.function("rope-table.cu", "rope_table");
       const args = kernelArguments().tensors(positions).longs(positions.stride).tensors(frequencies, cosSin);
       args.longs(cosSin.stride).integers(grid.rows, grid.packs).floats(magnitude);
-      return device.launch(kernel, [blocksOf(grid)], THREADS, args);
+      return device.launchEarly(kernel, [blocksOf(grid)], THREADS, args);
     }),
     rope: prepared(device, "rope", ({ x, cosSin, y, headDim, direction }) => {
       const half = cosSin.cols / 2;
@@ -33,7 +33,12 @@ export function ropeKernels(device: CudaDevice) {
         .longs(y.stride)
         .integers(x.rows, heads, packs, restPacks)
         .floats(direction === "forward" ? 1 : -1);
-      return device.launch(kernel, [blocksOf({ rows: x.rows, packs: heads * (packs + restPacks) })], THREADS, args);
+      return device.launchEarly(
+        kernel,
+        [blocksOf({ rows: x.rows, packs: heads * (packs + restPacks) })],
+        THREADS,
+        args,
+      );
     }),
   } satisfies Partial<KernelTable>;
 }

@@ -21,10 +21,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) few_rows_narrow(const b
   __shared__ float parts[WARPS][MOST_ROWS];
   const u32 j = blockIdx.x;
   const ADAPTER_TYPE *a = adapters.a[blockIdx.y] + j * adapters.stride_a[blockIdx.y];
-  float sum[MOST_ROWS] = {};
-  for (u32 column = threadIdx.x * 8; column < cols; column += blockDim.x * 8) {
-    float left[8];
-    load(left, a + column);
+  u32 column = threadIdx.x * 8;
+  float left[8], sum[MOST_ROWS] = {};
+  if (column < cols) load(left, a + column);
+  // In this order: the next kernel reads x before it waits.
+  wait_for_kernels_before();
+  let_next_kernel_start();
+  while (column < cols) {
 #pragma unroll
     for (int n = 0; n < MOST_ROWS; n++) {
       if (n >= rows) continue;
@@ -33,6 +36,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) few_rows_narrow(const b
 #pragma unroll
       for (int i = 0; i < 8; i++) sum[n] += left[i] * right[i];
     }
+    column += blockDim.x * 8;
+    if (column < cols) load(left, a + column);
   }
 #pragma unroll
   for (int n = 0; n < MOST_ROWS; n++) {

@@ -84,13 +84,29 @@ __device__ __forceinline__ void store(T *to, const float (&x)[W]) {
   *reinterpret_cast<Pack<T, W> *>(to) = pack;
 }
 
+/** Kernels that may be launched before the one before them has ended (device.ts, launchEarly): lets the next one start. */
+__device__ __forceinline__ void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/** Waits until all kernels before have written what they write. */
+__device__ __forceinline__ void wait_for_kernels_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /** One thread's pack of a matrix that is walked by a grid of one dimension. */
 struct Place {
   u32 row, pack;
   bool inside;
 };
 
+/** The place of this thread, once the kernels before are done. */
 __device__ __forceinline__ Place place(u32 rows, u32 packs) {
+  let_next_kernel_start();
+  wait_for_kernels_before();
   const u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= (u64)rows * packs) return {0, 0, false};
   const u32 row = (u32)at / packs;
@@ -126,7 +142,10 @@ struct Group {
   bool inside;
 };
 
+/** The group of this thread, once the kernels before are done. */
 __device__ __forceinline__ Group group_of_row(u32 groups, u32 groups_per_row) {
+  let_next_kernel_start();
+  wait_for_kernels_before();
   const u32 group = blockIdx.x * blockDim.y + threadIdx.y;
   if (groups_per_row == 1) return {group, 0, group < groups};
   const u32 row = group / groups_per_row;
