@@ -58,7 +58,7 @@ export function stackRows(device: CudaDevice, from: readonly Tensor[], rank: num
     WIDTH: width,
   });
   const args = kernelArguments().structure(matrices(from)).integers(rank, padded).tensors(to).longs(to.stride);
-  return device.launch(kernel, [Math.ceil(packs / THREADS), padded, from.length], THREADS, args.integers(packs));
+  return device.launchEarly(kernel, [Math.ceil(packs / THREADS), padded, from.length], THREADS, args.integers(packs));
 }
 
 /** to[m][j] = from[j][m] for j < rank, 0 in its other columns. */
@@ -66,7 +66,7 @@ export function turnRows(device: CudaDevice, from: Tensor, rank: number, to: Ten
   const kernel = device.function(FILE, "turn_rows", { TYPE: elementType(to), FROM: elementType(from), WIDTH: 1 });
   const args = kernelArguments().tensors(from).longs(from.stride).integers(rank, to.cols).tensors(to);
   const grid = [Math.ceil(to.rows / TURN_TILE), Math.ceil(to.cols / TURN_TILE)] as const;
-  return device.launch(kernel, grid, TURN_THREADS, args.longs(to.stride).integers(to.rows));
+  return device.launchEarly(kernel, grid, TURN_THREADS, args.longs(to.stride).integers(to.rows));
 }
 
 export interface Placing {
@@ -102,7 +102,7 @@ function placeRange(device: CudaDevice, place: Placing, { from: first, to: end, 
     .tensors(to)
     .longs(to?.stride ?? 0);
   args.tensors(named).longs(named?.stride ?? 0);
-  return device.launch(kernel, [Math.ceil((from.rows * columns) / THREADS)], THREADS, args);
+  return device.launchEarly(kernel, [Math.ceil((from.rows * columns) / THREADS)], THREADS, args);
 }
 
 /** Adds to each matrix its rows of `from`, where they lie `padded` rows apart. */
@@ -116,7 +116,7 @@ export function addRows(device: CudaDevice, from: Tensor, padded: number, to: re
     .integers(padded)
     .structure(matrices(to))
     .integers(packs);
-  return device.launch(kernel, [Math.ceil(packs / THREADS), rank, to.length], THREADS, args);
+  return device.launchEarly(kernel, [Math.ceil(packs / THREADS), rank, to.length], THREADS, args);
 }
 
 /** Every row of y becomes the bias, or zeros. */
@@ -125,7 +125,7 @@ export function fillRows(device: CudaDevice, bias: Tensor | null, y: Tensor): St
   const packs = y.cols / width;
   const kernel = device.function(FILE, "fill_rows", { TYPE: elementType(y), FROM: "float", WIDTH: width });
   const args = kernelArguments().tensors(bias, y).longs(y.stride).integers(packs);
-  return device.launch(kernel, [Math.ceil(packs / THREADS), y.rows], THREADS, args);
+  return device.launchEarly(kernel, [Math.ceil(packs / THREADS), y.rows], THREADS, args);
 }
 
 /** The structure Matrices of the kernels. */

@@ -67,7 +67,12 @@ export function decodeInto(device: CudaDevice, weight: DenseWeight | FourBitWeig
   });
   const groups = (y.rows * y.cols) / width;
   const args = kernelArguments().structure(fourBitWords(weight)).tensors(y).longs(y.stride);
-  return device.launch(kernel, [Math.ceil(groups / (THREADS * WORDS))], THREADS, args.integers(y.rows, y.cols / width));
+  return device.launchEarly(
+    kernel,
+    [Math.ceil(groups / (THREADS * WORDS))],
+    THREADS,
+    args.integers(y.rows, y.cols / width),
+  );
 }
 
 /** Whole words where codes and rows are aligned for them, else one weight at a time. */

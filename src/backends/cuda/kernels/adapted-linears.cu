@@ -8,6 +8,7 @@ struct Matrices {
 
 /** Rows < rank of each A below one another, `padded` rows apart, zeros below them. WIDTH elements a thread. */
 extern "C" __global__ void stack_rows(const __grid_constant__ Matrices from, u32 rank, u32 padded, TYPE *to, i64 stride, u32 packs) {
+  take_turn();
   const u32 pack = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
   if (pack >= packs) return;
   float v[WIDTH] = {};
@@ -18,6 +19,7 @@ extern "C" __global__ void stack_rows(const __grid_constant__ Matrices from, u32
 /** to[m][j] = B[j][m] for j < rank, else 0: 32 rows of `to` a block, turned in shared memory. */
 extern "C" __global__ void __launch_bounds__(256) turn_rows(const FROM *from, i64 stride_from, u32 rank, u32 padded, TYPE *to, i64 stride,
                                                             u32 rows) {
+  take_turn();
   __shared__ float tile[32][33];
   const u32 row0 = blockIdx.x * 32, j0 = blockIdx.y * 32;
   for (u32 j = threadIdx.y; j < 32; j += 8) {
@@ -36,6 +38,7 @@ extern "C" __global__ void __launch_bounds__(256) turn_rows(const FROM *from, i6
  */
 extern "C" __global__ void place_products(const FROM *from, i64 stride_from, u32 rows, u32 columns, u32 padded, u32 rank, float scale,
                                           TYPE *to, i64 stride_to, TYPE *named, i64 stride_named) {
+  take_turn();
   const u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   const u32 row = at / columns, column = at - (u64)row * columns;
   if (row >= rows) return;
@@ -47,6 +50,7 @@ extern "C" __global__ void place_products(const FROM *from, i64 stride_from, u32
 
 /** to += from, rows < rank of each of several matrices that lie `padded` rows apart in `from`. */
 extern "C" __global__ void add_rows(const float *from, i64 stride, u32 padded, const __grid_constant__ Matrices to, u32 packs) {
+  take_turn();
   const u32 pack = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
   if (pack >= packs) return;
   float *sum = reinterpret_cast<float *>(to.at[blockIdx.z]) + row * to.stride[blockIdx.z] + pack * WIDTH;
@@ -60,6 +64,7 @@ extern "C" __global__ void add_rows(const float *from, i64 stride, u32 padded, c
 
 /** Every row of y is the bias; zeros without one. */
 extern "C" __global__ void fill_rows(const TYPE *bias, TYPE *y, i64 stride, u32 packs) {
+  take_turn();
   const u32 pack = blockIdx.x * blockDim.x + threadIdx.x;
   if (pack >= packs) return;
   float v[WIDTH] = {};

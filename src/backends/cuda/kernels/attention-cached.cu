@@ -123,8 +123,7 @@ attention_cached(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ float2 totals[WARPS][HEADS];
   constexpr int STAGE = 2 * KEYS * PITCH;
-  let_next_kernel_start();
-  wait_for_kernels_before();
+  take_turn();
   const int thread = threadIdx.x, warp = thread >> 5, lane = thread & 31;
   const int tiles_of_group = (share + HEADS - 1) / HEADS, group = blockIdx.y / tiles_of_group, count_of_splits = (int)splits.count;
   const int query = blockIdx.x / count_of_splits, split = blockIdx.x % count_of_splits;
@@ -221,8 +220,7 @@ attention_cached(const u16 *q, i64 stride_q, const u16 *k, i64 stride_k, const u
 
 extern "C" __global__ void __launch_bounds__(128)
 attention_cached_combine(Sequences sequences, Splits splits, u16 *o, i64 stride_o, int queries, int heads) {
-  let_next_kernel_start();
-  wait_for_kernels_before();
+  take_turn();
   const int query = blockIdx.x, head = blockIdx.y, count = (int)splits.count;
   if (is_tiled(sequences, query, queries)) return;
   const i64 first = ((i64)query * heads + head) * count;

@@ -6,6 +6,7 @@ constexpr int GROUPS = 4;
 
 extern "C" __global__ void __launch_bounds__(256) dequantize(const __grid_constant__ FourBit weight, TYPE *y, i64 stride, u32 rows,
                                                              u32 groups_per_row) {
+  let_next_kernel_start();
   __shared__ float book[16];  // 16 words in 16 banks: no conflicts
   if (threadIdx.x < 16) book[threadIdx.x] = weight.book[threadIdx.x];
   __syncthreads();
@@ -19,6 +20,7 @@ extern "C" __global__ void __launch_bounds__(256) dequantize(const __grid_consta
     codes[i] = WIDTH == 8 ? reinterpret_cast<const u32 *>(weight.codes)[group] : weight.codes[group / 2] >> (group % 2 ? 0 : 4);
     scale[i].read(weight, group / (64 / WIDTH));
   }
+  wait_for_kernels_before();
 #pragma unroll
   for (int i = 0; i < GROUPS; i++) {
     const u32 group = first + i * blockDim.x;

@@ -41,8 +41,7 @@ struct Piece {
 extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
 few_rows_dense(const bf16 *x, i64 stride_x, u32 rows, u32 cols, const float *t, u32 stride_t, u32 rank, u32 count,
                const __grid_constant__ Linears<Dense> linears) {
-  let_next_kernel_start();
-  wait_for_kernels_before();
+  take_turn();
   const Tile tile(linears, count, blockIdx.x);
   const Linear &linear = linears.linear[tile.which];
   const Dense &weight = linears.weight[tile.which];

@@ -97,6 +97,12 @@ __device__ __forceinline__ void wait_for_kernels_before() {
 #endif
 }
 
+/** Both, for kernels that have nothing to do before. */
+__device__ __forceinline__ void take_turn() {
+  let_next_kernel_start();
+  wait_for_kernels_before();
+}
+
 /** One thread's pack of a matrix that is walked by a grid of one dimension. */
 struct Place {
   u32 row, pack;
@@ -105,8 +111,7 @@ struct Place {
 
 /** The place of this thread, once the kernels before are done. */
 __device__ __forceinline__ Place place(u32 rows, u32 packs) {
-  let_next_kernel_start();
-  wait_for_kernels_before();
+  take_turn();
   const u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= (u64)rows * packs) return {0, 0, false};
   const u32 row = (u32)at / packs;
@@ -144,8 +149,7 @@ struct Group {
 
 /** The group of this thread, once the kernels before are done. */
 __device__ __forceinline__ Group group_of_row(u32 groups, u32 groups_per_row) {
-  let_next_kernel_start();
-  wait_for_kernels_before();
+  take_turn();
   const u32 group = blockIdx.x * blockDim.y + threadIdx.y;
   if (groups_per_row == 1) return {group, 0, group < groups};
   const u32 row = group / groups_per_row;
