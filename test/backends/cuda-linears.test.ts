@@ -8,12 +8,15 @@ import { CudaBuffer } from "../../src/backends/cuda/buffer.ts";
 import type { CudaDevice } from "../../src/backends/cuda/device.ts";
 import { linearKernels } from "../../src/backends/cuda/linears.ts";
 import { Room, roomBytes } from "../../src/backends/cuda/room.ts";
+import { DECODED_BYTES, partsOf, rowParts, rowsOfWeight } from "../../src/backends/cuda/weight-parts.ts";
 import { phantomTensor } from "../../src/model/phantom.ts";
 import type { AdaptedLinearsArgs } from "../../src/ops/adapted-linears.ts";
 import type { AdaptedLinearsBackwardArgs } from "../../src/ops/adapted-linears-backward.ts";
-import type { FrozenWeight } from "../../src/ops/frozen-weight.ts";
+import { decodeWeight, type FrozenWeight } from "../../src/ops/frozen-weight.ts";
+import { sampleWeight } from "../../src/ops/linear-group-samples.ts";
 import type { RankRange } from "../../src/ops/rank-range.ts";
 import { colSlice, matrix, type Tensor } from "../../src/tensor/tensor.ts";
+import { sampleMaker } from "../ops/sampling.ts";
 
 const BUFFER = new CudaBuffer(
   2 ** 40,
@@ -90,19 +93,57 @@ describe("linears on cuda", () => {
     expect(bytes(false) - bytes(true)).toBe(2 * TOKENS * (4096 + RANK));
   });
 
-  test("make dX of a group in one product, of weights too large for that one by one, and the adapters apart without a tail", () => {
+  test("make dX of a group in one product, and the adapters apart without a tail", () => {
     const spans = (args: AdaptedLinearsBackwardArgs) => planBackward(args, new Room(null)).spans;
     expect(spans(backward(4096, [11_008, 11_008], true))).toEqual([{ first: 0, end: 2, adapters: true }]);
-    expect(spans(backward(8192, [28_672, 28_672], true))).toEqual([
-      { first: 0, end: 1, adapters: false },
-      { first: 1, end: 2, adapters: true },
-    ]);
+    expect(spans(backward(8192, [28_672, 28_672], true))).toEqual([{ first: 0, end: 2, adapters: true }]);
     expect(spans(backward(4096, [1024, 1024], false))).toEqual([
       { first: 0, end: 1, adapters: false },
       { first: 1, end: 2, adapters: false },
       { first: 0, end: 0, adapters: true },
     ]);
     expect(spans(backward(4096, [1024, 1024], true, 0))).toEqual([{ first: 0, end: 2, adapters: false }]);
+  });
+
+  test("decode large weights in parts, so that scratch stays bounded and is enough at every rank", () => {
+    for (const [cols, outs] of [
+      [8192, [32_768]],
+      [32_768, [8192]],
+      [8192, [28_672, 28_672]],
+      [4096, [11_008, 11_008]],
+    ] as const) {
+      const plans = (rank: number) => {
+        const [ahead, back] = [forward(cols, outs, true, rank), backward(cols, outs, true, rank)];
+        return [planForward(ahead, new Room(null)), planBackward(back, new Room(null))];
+      };
+      const bytes = (rank: number) => plans(rank).map(({ weight }) => 2 * weight.rows * weight.stride);
+      for (const size of bytes(RANK)) expect(size).toBeLessThanOrEqual(DECODED_BYTES);
+      for (const rank of [0, 1, 63])
+        for (const [i, size] of bytes(rank).entries()) expect(size).toBeLessThanOrEqual(bytes(RANK)[i]!);
+    }
+    const { parts } = planForward(forward(8192, [32_768], true), new Room(null));
+    expect(parts).toEqual([
+      [
+        { from: 0, to: 16_384 },
+        { from: 16_384, to: 32_768 },
+      ],
+    ]);
+    expect(planForward(forward(4096, [11_008], true), new Room(null)).parts[0]).toHaveLength(1);
+  });
+
+  test("part weights where their blocks of scales begin", () => {
+    expect(partsOf(1000, 128, 400)).toEqual([
+      { from: 0, to: 384 },
+      { from: 384, to: 768 },
+      { from: 768, to: 1000 },
+    ]);
+    expect(partsOf(100, 128, 1)).toEqual([{ from: 0, to: 100 }]);
+    const weight = sampleWeight(sampleMaker("f32", "parts"), "nf4 double", 768, 192) as FourBitWeight;
+    // 192 columns: 256 blocks of 64 end after 85 ⅓ rows, so after 256; tiles of 128 rows fit.
+    const parts = rowParts(weight, 1, 300);
+    expect(parts.map(({ from }) => from)).toEqual([0, 256, 512]);
+    const decoded = parts.flatMap((part) => [...decodeWeight(rowsOfWeight(weight, part))]);
+    expect(decoded).toEqual([...decodeWeight(weight)]);
   });
 
   test("cover every row with ranges, rank 0 where no adapter acts", () => {

@@ -1,6 +1,7 @@
 // adaptedLinearsBackward on cuBLASLt: where the dY_i lie side by side with room for the g_i behind them (`dyTail`), dX of the
 // whole group is ONE product [dY_1 | dY_2 | … | g]·[W_1; W_2; …; A], with the weights decoded below one another into scratch.
-// Elsewhere, or where they would take too much of it, weights go in as many products as needed, which add to dX.
+// Where they would take too much of it, some columns of all weights at a time give as many columns of dX. dY_i that do not lie
+// side by side go in as many products as needed, which add to dX.
 
 import type { AdaptedLinearsBackwardArgs } from "../../ops/adapted-linears-backward.ts";
 import { BYTES_PER_ELEMENT } from "../../tensor/dtype.ts";
@@ -20,9 +21,7 @@ import { commonType, inOrder } from "./kernel.ts";
 import { NOTHING, product } from "./products.ts";
 import { decodeInto } from "./quantization.ts";
 import type { Room } from "./room.ts";
-
-/** The most scratch that decoded weights of one product take. */
-const WEIGHT_BYTES = 512 << 20;
+import { columnParts, DECODED_BYTES, type Part } from "./weight-parts.ts";
 
 /** The gradients side by side, with room for every g behind them, where all start as the tensor cores like it. */
 export function backwardWishes({ x, a, dy }: AdaptedLinearsBackwardArgs): readonly Wish[] {
@@ -59,12 +58,14 @@ interface Plan {
   readonly sums: Tensor | null;
   /** Products that make dX; the A's alone if `first` is `end`. */
   readonly spans: readonly Span[];
-  /** Weights, then A's, of the largest span. */
+  /** Columns of dX that are made at once. */
+  readonly columns: readonly Part[];
+  /** Weights, then A's, of the largest span, in the columns of one part. */
   readonly weight: Tensor;
 }
 
-/** What a call takes of its scratch. */
-export function planBackward(args: AdaptedLinearsBackwardArgs, room: Room): Plan {
+/** What a call takes of its scratch, of which decoded weights take `decodedBytes` at most. */
+export function planBackward(args: AdaptedLinearsBackwardArgs, room: Room, decodedBytes = DECODED_BYTES): Plan {
   const { x, weights, a, b, dx, dyTail, ranges } = args;
   const active = activeRanges(ranges);
   const rank = Math.max(0, ...active.map((range) => range.rank));
@@ -74,6 +75,10 @@ export function planBackward(args: AdaptedLinearsBackwardArgs, room: Room): Plan
   const behind = dyTail && dyTail.cols >= units ? colSlice(dyTail, 0, units) : null;
   const spans = dx ? spansOf(args, units > 0 && behind !== null, units > 0) : [];
   const rowsOf = ({ first, end, adapters }: Span) => weightRows(args, first, end) + (adapters ? units : 0);
+  // As at the largest rank: a smaller one must do with the same scratch.
+  const mostUnits = a.reduce((sum, entry) => sum + paddedRank(entry?.rows ?? 0, x.dtype), 0);
+  const mostRows = weightRows(args, 0, weights.length) + mostUnits;
+  const columns = columnParts(x.cols, mostRows, BYTES_PER_ELEMENT[x.dtype], decodedBytes);
   return {
     rank,
     padded,
@@ -86,22 +91,22 @@ export function planBackward(args: AdaptedLinearsBackwardArgs, room: Room): Plan
     masked: units > 0 && active.length > 1 ? room.take(x.dtype, x.rows, padded) : null,
     sums: adapted.length > 1 ? room.take("f32", units, x.cols) : null,
     spans,
-    weight: room.take(x.dtype, Math.max(0, ...spans.map(rowsOf)), x.cols),
+    columns,
+    weight: room.take(x.dtype, Math.max(0, ...spans.map(rowsOf)), columns[0]!.to),
   };
 }
 
 const weightRows = ({ weights }: AdaptedLinearsBackwardArgs, first: number, end: number): number =>
   weights.slice(first, end).reduce((sum, { rows }) => sum + rows, 0);
 
-/** Neighbours whose gradients lie side by side, as long as their weights fit the scratch; weights that are zero drop out. */
+/** Neighbours whose gradients lie side by side; weights that are zero drop out. */
 function spansOf(args: AdaptedLinearsBackwardArgs, tail: boolean, adapters: boolean): Span[] {
-  const { x, weights, dy } = args;
-  const mostRows = WEIGHT_BYTES / (x.cols * BYTES_PER_ELEMENT[x.dtype]);
+  const { weights, dy } = args;
   const spans: Span[] = [];
   for (const [i, weight] of weights.entries()) {
     if (weight.format === "zero") continue;
     const last = spans.at(-1);
-    const joins = last?.end === i && adjoins(dy[i - 1]!, dy[i]!) && weightRows(args, last.first, i + 1) <= mostRows;
+    const joins = last?.end === i && adjoins(dy[i - 1]!, dy[i]!);
     if (joins) spans[spans.length - 1] = { ...last, end: i + 1 };
     else spans.push({ first: i, end: i + 1, adapters: false });
   }
@@ -122,7 +127,7 @@ export function adaptedLinearsBackward(device: CudaDevice, args: AdaptedLinearsB
   const sums = [...da, ...db].filter((tensor) => tensor !== null);
   if (sums.length > 0) commonType("adaptedLinearsBackward", ...sums);
   if (x.rows === 0) return NOTHING;
-  const plan = planBackward(args, room);
+  const plan = planBackward(args, room, device.decodedBytes);
   return inOrder(
     gradientOfNarrow(device, args, plan),
     ...plan.spans.map((span, i) => inputGradient(device, args, plan, span, i > 0)),
@@ -149,7 +154,7 @@ function gradientOfNarrow(device: CudaDevice, { b, dy, ranges }: AdaptedLinearsB
   return inOrder(...products, placeProducts(device, { from: narrow, padded, to: g, named: null }, ranges));
 }
 
-/** dX = (or +=) [dY_first | … | g]·[W_first; …; A]. */
+/** dX = (or +=) [dY_first | … | g]·[W_first; …; A], some columns after the others. */
 function inputGradient(
   device: CudaDevice,
   args: AdaptedLinearsBackwardArgs,
@@ -158,43 +163,48 @@ function inputGradient(
   adds: boolean,
 ): Step {
   const { first, end, adapters } = span;
+  const weight = args.weights[first];
+  const beta = adds ? 1 : 0;
+  const alone = end === first + 1 && !adapters;
+  if (alone && weight && "values" in weight && weight.format === args.x.dtype)
+    return product(device, { c: args.dx!, a: args.dy[first]!, b: weight.values, beta });
+  return inOrder(...plan.columns.map((part) => someColumns(device, args, plan, span, part, beta)));
+}
+
+function someColumns(
+  device: CudaDevice,
+  args: AdaptedLinearsBackwardArgs,
+  plan: Plan,
+  { first, end, adapters }: Span,
+  { from, to }: Part,
+  beta: 0 | 1,
+): Step {
   const { adapted, rank, g } = plan;
   const rows = weightRows(args, first, end);
   const units = adapters ? g!.cols : 0;
-  const c = args.dx!;
-  const stack = rowSlice(plan.weight, rows, rows + units);
-  const stacked = adapters
-    ? stackRows(
-        device,
-        adapted.map((i) => args.a[i]!),
-        rank,
-        stack,
-      )
-    : NOTHING;
-  const beta = adds ? 1 : 0;
-  if (first === end) return inOrder(stacked, product(device, { c, a: g!, b: stack, beta }));
-  const weight = args.weights[first]!;
-  const alone = end === first + 1 && !adapters;
-  if (alone && "values" in weight && weight.format === args.x.dtype)
-    return product(device, { c, a: args.dy[first]!, b: weight.values, beta });
+  const c = colSlice(args.dx!, from, to);
+  const b = rowSlice(colSlice(plan.weight, 0, to - from), 0, rows + units);
+  const ofA = adapted.map((i) => colSlice(args.a[i]!, from, to));
   return inOrder(
-    ...decodeSpan(device, args, plan, span),
-    stacked,
-    product(device, {
-      c,
-      a: { ...args.dy[first]!, cols: rows + units },
-      b: rowSlice(plan.weight, 0, rows + units),
-      beta,
-    }),
+    ...decodeSpan(device, args, b, first, end, from),
+    adapters ? stackRows(device, ofA, rank, rowSlice(b, rows, rows + units)) : NOTHING,
+    product(device, { c, a: first === end ? g! : { ...args.dy[first]!, cols: rows + units }, b, beta }),
   );
 }
 
-/** The weights of a span below one another. */
-function decodeSpan(device: CudaDevice, args: AdaptedLinearsBackwardArgs, plan: Plan, { first, end }: Span): Step[] {
+/** The weights of a span below one another, from column `column` on. */
+function decodeSpan(
+  device: CudaDevice,
+  args: AdaptedLinearsBackwardArgs,
+  to: Tensor,
+  first: number,
+  end: number,
+  column: number,
+): Step[] {
   return args.weights.slice(first, end).map((weight, i) => {
     if (weight.format === "zero") throw new Error("a weight that is zero is in no span");
     const from = weightRows(args, first, first + i);
-    return decodeInto(device, weight, rowSlice(plan.weight, from, from + weight.rows));
+    return decodeInto(device, weight, rowSlice(to, from, from + weight.rows), column);
   });
 }
 

@@ -16,6 +16,7 @@ import { ratesOf } from "./rates.ts";
 import { TableMemory } from "./tables.ts";
 import { Transfers } from "./transfers.ts";
 import { TuningCache } from "./tuning.ts";
+import { DECODED_BYTES } from "./weight-parts.ts";
 
 /** CUDA versions whose libraries have the functions used here, the one to prefer first. */
 const CUDA_MAJORS = [13, 12];
@@ -49,6 +50,8 @@ export interface DeviceOptions {
   readonly index?: number;
   /** Take the first algorithm that cuBLASLt proposes, untimed, so that runs without a shared tuning cache agree. */
   readonly deterministic?: boolean;
+  /** The most scratch that decoded weights of one product take. Default: 264 MiB. */
+  readonly decodedBytes?: number;
 }
 
 export class CudaDevice {
@@ -60,6 +63,8 @@ export class CudaDevice {
   readonly l2Bytes: number;
   /** The most shared memory that a block can ask for. */
   readonly sharedBytesPerBlock: number;
+  /** The most scratch that decoded weights of one product take. */
+  readonly decodedBytes: number;
   readonly stream: number;
   /** The driver, NVRTC and cuBLASLt: version and file of each. */
   readonly libraries: readonly string[];
@@ -78,7 +83,11 @@ export class CudaDevice {
   #closed = false;
 
   /** Throws BACKEND_UNAVAILABLE with what is missing and what to do. `load` finds NVIDIA's libraries. */
-  constructor({ index = 0, deterministic = false }: DeviceOptions = {}, load = loadLibrary) {
+  constructor(
+    { index = 0, deterministic = false, decodedBytes = DECODED_BYTES }: DeviceOptions = {},
+    load = loadLibrary,
+  ) {
+    this.decodedBytes = decodedBytes;
     if (process.platform !== "linux")
       throw new QdlError("BACKEND_UNAVAILABLE", `cuda: the system is ${process.platform}, expected linux`, {
         hint: "On Windows use WSL 2; elsewhere use --backend cpu.",

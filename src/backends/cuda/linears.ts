@@ -39,7 +39,10 @@ export function linearKernels(device: CudaDevice) {
         device,
         "adaptedLinears",
         (args, scratch) => (decodes(device, args) ? adaptedFewRows : adaptedLinears)(device, args, new Room(scratch)),
-        (args) => roomBytes((room) => (decodes(device, args) ? planFewRows : planForward)(args, room)),
+        (args) =>
+          roomBytes((room) =>
+            decodes(device, args) ? planFewRows(args, room) : planForward(args, room, device.decodedBytes),
+          ),
       ),
       wishes: forwardWishes,
     },
@@ -48,7 +51,7 @@ export function linearKernels(device: CudaDevice) {
         device,
         "adaptedLinearsBackward",
         (args, scratch) => adaptedLinearsBackward(device, args, new Room(scratch)),
-        (args) => roomBytes((room) => planBackward(args, room)),
+        (args) => roomBytes((room) => planBackward(args, room, device.decodedBytes)),
       ),
       wishes: backwardWishes,
     },

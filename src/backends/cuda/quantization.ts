@@ -2,7 +2,7 @@
 
 import { CODE_BOOKS, FP4_CODES, FP4_THRESHOLDS, NF4_MIDPOINTS } from "../../ops/code-books.ts";
 import { type DenseWeight, type FourBitWeight, SCALE_BLOCK } from "../../ops/frozen-weight.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
+import { colSlice, type Tensor } from "../../tensor/tensor.ts";
 import type { KernelTable } from "../backend.ts";
 import { addressOf } from "./buffer.ts";
 import type { CudaDevice, Step } from "./device.ts";
@@ -56,29 +56,29 @@ export function quantizationKernels(device: CudaDevice) {
 
 const flag = (value: boolean): 0 | 1 => (value ? 1 : 0);
 
-/** y = deq(W), rounded to y's dtype. y may be a block of columns of wider rows. */
-export function decodeInto(device: CudaDevice, weight: DenseWeight | FourBitWeight, y: Tensor): Step {
-  if ("values" in weight) return castTo(device, weight.values, y);
-  const width = decodeWidth(weight, y);
+/** y = the columns of deq(W) from `column` on, as many as y has, rounded to its dtype. y may be a block of columns of wider rows. */
+export function decodeInto(device: CudaDevice, weight: DenseWeight | FourBitWeight, y: Tensor, column = 0): Step {
+  if ("values" in weight) return castTo(device, colSlice(weight.values, column, column + y.cols), y);
+  const whole = y.cols === weight.cols;
+  const width = decodeWidth(weight, y, column);
   const kernel = device.function("dequantize.cu", "dequantize", {
     TYPE: elementType(y),
     WIDTH: width,
     DOUBLE: flag(weight.scales.kind === "double"),
+    WHOLE: flag(whole),
   });
   const groups = (y.rows * y.cols) / width;
   const args = kernelArguments().structure(fourBitWords(weight)).tensors(y).longs(y.stride);
-  return device.launchEarly(
-    kernel,
-    [Math.ceil(groups / (THREADS * WORDS))],
-    THREADS,
-    args.integers(y.rows, y.cols / width),
-  );
+  args.integers(y.rows, y.cols / width);
+  if (!whole) args.integers(column / width, weight.cols / width);
+  return device.launchEarly(kernel, [Math.ceil(groups / (THREADS * WORDS))], THREADS, args);
 }
 
 /** Whole words where codes and rows are aligned for them, else one weight at a time. */
-function decodeWidth({ codes }: FourBitWeight, y: Tensor): number {
-  const whole = addressOf(codes) % 4 === 0 && addressOf(y) % 16 === 0 && y.cols % WORD_WEIGHTS === 0;
-  return whole && (y.rows === 1 || y.stride % WORD_WEIGHTS === 0) ? WORD_WEIGHTS : 1;
+function decodeWidth({ codes, cols }: FourBitWeight, y: Tensor, column: number): number {
+  const whole = addressOf(codes) % 4 === 0 && addressOf(y) % 16 === 0;
+  const aligned = [y.cols, cols, column, y.rows === 1 ? 0 : y.stride].every((size) => size % WORD_WEIGHTS === 0);
+  return whole && aligned ? WORD_WEIGHTS : 1;
 }
 
 /** The structure FourBit of kernels/four-bit.cuh. */
