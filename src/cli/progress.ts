@@ -4,6 +4,7 @@ import type { HubProgress } from "../formats/node-hub.ts";
 import type { LoadProgress } from "../quant/load-base.ts";
 import type { TrainEvent } from "../train/events.ts";
 import type { Io } from "./io.ts";
+import { planText } from "./plan-text.ts";
 import { type Style, showBytes, showSeconds, widthOf } from "./style.ts";
 
 const REDRAW_MS = 100;
@@ -38,7 +39,7 @@ export class Progress {
       case "start":
         this.#steps = event.steps;
         this.line(
-          `${event.resumed ? `resuming at step ${event.step}` : "training"}: ${event.steps} steps, arena of a step ${showBytes(event.planBytes)}`,
+          `${event.resumed ? `resuming at step ${event.step}` : "training"}: ${event.steps} steps, ${planText(event)}`,
         );
         break;
       case "step":

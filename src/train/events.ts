@@ -1,5 +1,8 @@
 // What a run tells the world, one JSON line each in events.jsonl and one call each to the progress display.
 
+import type { OptimizerState } from "../adapter/moments.ts";
+import type { KeepLevel } from "../model/steps.ts";
+
 export interface RankScore {
   readonly rank: number;
   /** Mean cross-entropy per supervised token, nats. */
@@ -13,6 +16,9 @@ export type TrainEvent =
       readonly steps: number;
       readonly resumed: boolean;
       readonly planBytes: number;
+      readonly offloadedBytes: number;
+      readonly optimizerState: OptimizerState;
+      readonly layers: Readonly<Record<KeepLevel, number>>;
     }
   | {
       readonly type: "step";

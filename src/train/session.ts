@@ -9,10 +9,11 @@ import { QdlError } from "../errors.ts";
 import type { FrozenModel } from "../model/frozen-model.ts";
 import type { Shape } from "../model/graph.ts";
 import { LossProgram } from "../model/loss-program.ts";
-import { planTraining, type TrainingPlan } from "../model/memory-plan.ts";
+import { countLevels, planTraining, type TrainingPlan } from "../model/memory-plan.ts";
 import type { DropoutSettings } from "../model/steps.ts";
 import type { DeviceBuffer } from "../tensor/tensor.ts";
 import type { TrainConfig } from "./config.ts";
+import type { TrainEvent } from "./events.ts";
 import { optimizerBytes } from "./optimizer.ts";
 
 export interface SessionShapes {
@@ -38,6 +39,21 @@ export interface MemoryEstimate {
   readonly offloadedBytes: number;
   readonly totalBytes: number;
   readonly plan: TrainingPlan;
+}
+
+/** What a run tells of its plan. */
+export type PlanSummary = Pick<
+  Extract<TrainEvent, { type: "start" }>,
+  "planBytes" | "offloadedBytes" | "optimizerState" | "layers"
+>;
+
+export function summaryOf({
+  arenaBytes,
+  offloadedBytes,
+  optimizerState,
+  plan,
+}: Pick<MemoryEstimate, "arenaBytes" | "offloadedBytes" | "optimizerState" | "plan">): PlanSummary {
+  return { planBytes: arenaBytes, offloadedBytes, optimizerState, layers: countLevels(plan.levels) };
 }
 
 /** What the estimate asks of a backend. */

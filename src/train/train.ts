@@ -18,6 +18,7 @@ import type { TrainEvent } from "./events.ts";
 import type { Fingerprint } from "./fingerprint.ts";
 import { RowWindowedAdamW } from "./optimizer.ts";
 import { scheduleFactor } from "./schedule.ts";
+import type { PlanSummary } from "./session.ts";
 
 /** Steps in a row with a loss or gradient that is not finite after which a run gives up. */
 const NONFINITE_LIMIT = 3;
@@ -32,6 +33,7 @@ export interface TrainingRun {
   readonly config: TrainConfig;
   /** Forward, loss and backward of a micro-batch. */
   readonly learner: LossProgram;
+  readonly plan: PlanSummary;
   /** Forward and loss. */
   readonly scorer: LossProgram;
   /** The micro-batches of optimizer step `index` (0-based): a pure function, so that a resumed run sees the same. */
@@ -77,7 +79,7 @@ export async function trainAdapter(run: TrainingRun): Promise<TrainingResult> {
   let nonFinite = restored?.nonFinite ?? 0;
   let evaluations: RankEvaluation[] = [];
   const began = performance.now();
-  await log.tell({ type: "start", step: start, steps, resumed: restored !== null, planBytes: run.learner.bytes });
+  await log.tell({ type: "start", step: start, steps, resumed: restored !== null, ...run.plan });
   const checkpoint = async (step: number): Promise<void> => {
     const state = { step, nonFinite, logBytes: log.bytes, fingerprint: run.fingerprint };
     const written = await writeCheckpoint(run.folder, run.adapter, optimizer, state, config.keepCheckpoints);

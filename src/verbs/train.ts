@@ -18,7 +18,7 @@ import type { Report } from "../report/report.ts";
 import type { TrainConfig } from "../train/config.ts";
 import type { TrainEvent } from "../train/events.ts";
 import { fingerprintOf } from "../train/fingerprint.ts";
-import { type SessionShapes, TrainingSession } from "../train/session.ts";
+import { type SessionShapes, summaryOf, TrainingSession } from "../train/session.ts";
 import { EVENT_LOG, trainAdapter } from "../train/train.ts";
 import { type InitialAdapter, openInitialAdapter } from "./initial-adapter.ts";
 import { makeReport } from "./make-report.ts";
@@ -143,6 +143,7 @@ async function learn(run: Run): Promise<Omit<TrainResult, "adapter" | "seconds">
     adapter,
     config,
     learner,
+    plan: summaryOf(session.estimate),
     scorer,
     step: (index) => batches.step(index),
     heldOut: evaluationBatches(data.heldOut),

@@ -26,7 +26,9 @@ function display(interactive: boolean, columns = 100) {
   };
 }
 
-const start: TrainEvent = { type: "start", step: 0, steps: 10, resumed: false, planBytes: 3 << 20 };
+const layers = { keep: 2, "recompute-cheap": 0, offload: 0, "recompute-layer": 0, "offload-input": 0 };
+const plan = { planBytes: 3 << 20, offloadedBytes: 0, optimizerState: "adam32", layers } as const;
+const start: TrainEvent = { type: "start", step: 0, steps: 10, resumed: false, ...plan };
 const step = (n: number, loss = 2): TrainEvent => ({
   type: "step",
   step: n,
@@ -41,6 +43,14 @@ const step = (n: number, loss = 2): TrainEvent => ({
 });
 
 describe("progress", () => {
+  test("a run says what its plan does not simply keep on the device", () => {
+    const { tell } = display(true, 60);
+    const tight = { ...layers, keep: 0, "recompute-cheap": 1, offload: 3, "offload-input": 4 };
+    expect(tell(0, { ...start, layers: tight, offloadedBytes: 5 << 20, optimizerState: "adam32-paged" })).toBe(
+      "training: 10 steps, arena of a step 3.00 MiB; 0 layers keep everything, 1 recompute what is cheap, 0 recompute all, 4 recompute all from an input in host memory, 3 keep theirs in host memory; 5.00 MiB of activations in host memory; optimizer adam32-paged\n",
+    );
+  });
+
   test("on a terminal: one line, redrawn at most ten times a second, never longer than the screen", () => {
     const { tell } = display(true, 60);
     expect(tell(0, start)).toBe("training: 10 steps, arena of a step 3.00 MiB\n");

@@ -14,7 +14,7 @@ import { learn } from "./learn.ts";
 import { adapterConfig, randomAdapter, randomBatch, TINY_JSON, tinyModel } from "./tiny-model.ts";
 
 const DEEP = parseModelConfig({ ...TINY_JSON, num_hidden_layers: 5 });
-const BATCHES = [randomBatch([13, 1, 7]), randomBatch([9], 2)];
+const BATCHES = [randomBatch([5, 1, 3]), randomBatch([4], 2)];
 
 /** The reference, with copies as late as they may be: what is read before it is awaited is NaN, what is written over is lost. */
 class LateCopies extends ReferenceBackend {
@@ -71,6 +71,8 @@ async function learnAt(levels: readonly KeepLevel[], rowBytesPerLayer: number | 
 const all = (level: KeepLevel): KeepLevel[] => Array(5).fill(level);
 
 describe("offloaded activations", () => {
+  const kept = learnAt(all("keep"));
+
   test.each<{ levels: KeepLevel[] }>([
     { levels: all("offload") },
     { levels: all("offload-input") },
@@ -78,11 +80,11 @@ describe("offloaded activations", () => {
     { levels: ["offload-input", "offload-input", "offload", "recompute-layer", "recompute-cheap"] },
     { levels: ["keep", "recompute-cheap", "keep", "keep", "offload"] },
   ])("give the same bits as kept ones: $levels", async ({ levels }) => {
-    const [kept, offloaded] = [await learnAt(all("keep")), await learnAt(levels)];
-    expect(kept.copied).toBe(0);
+    const offloaded = await learnAt(levels);
     expect(offloaded.copied).toBeGreaterThan(0);
-    expect(offloaded.loss).toBe(kept.loss);
-    expect(offloaded.gradients).toEqual(kept.gradients);
+    const { loss, gradients, copied } = await kept;
+    expect(copied).toBe(0);
+    expect([offloaded.loss, offloaded.gradients]).toEqual([loss, gradients]);
   });
 
   test("are awaited later on a slower bus, at once on one that cannot keep up, to the same bits", async () => {

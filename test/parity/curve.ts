@@ -10,6 +10,7 @@ import { LossProgram } from "../../src/model/loss-program.ts";
 import { planTraining } from "../../src/model/memory-plan.ts";
 import type { TrainConfig } from "../../src/train/config.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
+import { summaryOf } from "../../src/train/session.ts";
 import { trainAdapter } from "../../src/train/train.ts";
 import {
   type CaseName,
@@ -97,6 +98,7 @@ async function runCurve(lab: Lab, fixture: ParityCase, kind: CurveKind): Promise
       adapter,
       config,
       learner,
+      plan: summaryOf({ arenaBytes: plan.arena.bytes, offloadedBytes: 0, optimizerState: "adam32", plan }),
       scorer,
       step: (index) => batches[index]!,
       heldOut: [],

@@ -41,3 +41,20 @@ test("a budget moves the plan to recompute; one below the fixed parts is refused
   expect(backend.allocatedBytes).toBe(before);
   model.dispose();
 });
+
+test.each(["reference", "cpu"] as const)("%s: activations go nowhere else, and are not asked to", async (name) => {
+  await using backend = await openBackend(name, {});
+  const model = tinyModel(backend, "f32");
+  const planned = (offloadActivations: "auto" | "always", memoryBytes: number | null = null) =>
+    estimateSession(backend, model, trainConfig({}, { offloadActivations, memoryBytes }), shapes);
+  const tight = planned("auto", planned("auto").totalBytes - 1000);
+  expect(tight.offloadedBytes).toBe(0);
+  expect(tight.plan.levels.some((level) => level !== "keep")).toBe(true);
+  expect(() => planned("always")).toThrowError(
+    expect.objectContaining({
+      code: "CONFIG_INVALID",
+      message: expect.stringContaining("offloadActivations is always, expected auto or never"),
+    }),
+  );
+  model.dispose();
+});

@@ -9,7 +9,7 @@ import type { ModelConfig } from "../../src/model/config.ts";
 import type { TrainConfig } from "../../src/train/config.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
 import { fingerprintOf } from "../../src/train/fingerprint.ts";
-import { TrainingSession } from "../../src/train/session.ts";
+import { summaryOf, TrainingSession } from "../../src/train/session.ts";
 import { type TrainingRun, trainAdapter } from "../../src/train/train.ts";
 import { adapterConfig, randomBatch, randomWeights, TINY, tinyModel } from "../model/tiny-model.ts";
 
@@ -88,6 +88,7 @@ export async function trainTiny({
     adapter,
     config,
     learner,
+    plan: summaryOf(session.estimate),
     scorer,
     step,
     heldOut: [randomBatch([7, 8], 1)],

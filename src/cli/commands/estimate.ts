@@ -1,6 +1,7 @@
 import { type Estimate, estimate } from "../../verbs/estimate.ts";
 import { trainValues } from "../check-settings.ts";
 import { defineCommand } from "../command.ts";
+import { layersText } from "../plan-text.ts";
 import { type Style, showBytes, table } from "../style.ts";
 import { RUN_OPTIONS } from "./shared.ts";
 
@@ -51,15 +52,6 @@ without, the largest that --batch and --seq allow.`,
     return result;
   },
 });
-
-/** The last two name where a layer's values wait only if any do. */
-function layersText({ keep, offload, ...rest }: Estimate["layers"]): string {
-  const { "recompute-cheap": cheap, "recompute-layer": whole, "offload-input": fromHost } = rest;
-  const always = `${keep} layers keep everything, ${cheap} recompute what is cheap, ${whole} recompute all`;
-  return offload + fromHost === 0
-    ? always
-    : `${always}, ${fromHost} recompute all from an input in host memory, ${offload} keep theirs in host memory`;
-}
 
 function bufferTable(buffers: NonNullable<Estimate["buffers"]>, style: Style): string {
   const rows = buffers.map(({ name, memory, offset, bytes }) => [
