@@ -107,7 +107,7 @@ export interface Backend extends AsyncDisposable {
   memory(): DeviceMemory;
   /** Copies bytes into a buffer; ordered after all enqueued ops. */
   write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void;
-  /** Waits for all enqueued ops and copies bytes out. */
+  /** Waits for all enqueued ops and copies bytes out: the caller's own, in memory aligned for every dtype. */
   read(buffer: DeviceBuffer, offset: number, bytes: number): Promise<Uint8Array>;
   /** Checks the arguments against the op's contract, then runs its kernel. Throws OP_ARGUMENT, OP_UNSUPPORTED, TENSOR_STALE. */
   run<K extends OpName>(op: K, args: ArgsOf<K>, scratch?: Tensor | null): void;

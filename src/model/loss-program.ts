@@ -107,7 +107,7 @@ export class LossProgram implements Disposable {
     this.#program.run(shape, this.#runtime(batch, ranks, step));
     const { buffer, offset } = this.#program.tensor(loss, shape);
     const bytes = await this.#backend.read(buffer, offset, rows * 4);
-    return new Float32Array(bytes.slice().buffer);
+    return new Float32Array(bytes.buffer, bytes.byteOffset, rows);
   }
 
   /** Makes ready what `run` will run, while the device is at something else. */

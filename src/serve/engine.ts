@@ -163,7 +163,7 @@ export class Engine implements Disposable {
     const { buffer, offset } = this.#program.tensor(this.#list.logits, shape);
     const { vocabulary: V, logitSoftCap: cap } = model.config;
     const bytes = await backend.read(buffer, offset, pieces.length * V * 4);
-    const all = new Float32Array(bytes.slice().buffer);
+    const all = new Float32Array(bytes.buffer, bytes.byteOffset, pieces.length * V);
     if (cap !== null) for (let i = 0; i < all.length; i++) all[i] = cap * Math.tanh(all[i]! / cap);
     return pieces.map((_, i) => all.subarray(i * V, (i + 1) * V));
   }

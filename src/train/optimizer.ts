@@ -114,7 +114,7 @@ export class RowWindowedAdamW implements Disposable {
 
   async #readSquares(): Promise<number> {
     const bytes = await this.#backend.read(this.#own.buffer, this.#own.squares.offset, 4);
-    return new Float32Array(bytes.slice().buffer)[0]!;
+    return new Float32Array(bytes.buffer, bytes.byteOffset, 1)[0]!;
   }
 
   [Symbol.dispose](): void {
