@@ -66,6 +66,7 @@ export interface TrainingResult {
 export async function trainAdapter(run: TrainingRun): Promise<TrainingResult> {
   using optimizer = new RowWindowedAdamW(run.backend, run.adapter, run.config.optimizer);
   const log = new EventLog(run);
+  const drawn = drawing(run);
   const keepTuning = await openTuning(run);
   const { config, signal } = run;
   const restored = run.resume
@@ -92,7 +93,7 @@ export async function trainAdapter(run: TrainingRun): Promise<TrainingResult> {
       await log.tell({ type: "interrupted", step });
       return { step, interrupted: true, evaluations: [] };
     }
-    const outcome = await trainStep(run, optimizer, step);
+    const outcome = await trainStep(run, optimizer, drawn, step);
     await keepTuning();
     const secondsLeft = ((performance.now() - began) / 1000 / (step + 1 - start)) * (steps - step - 1);
     await log.tell(outcome.type === "step" ? { ...outcome, secondsLeft } : outcome);
@@ -128,10 +129,15 @@ type StepOutcome =
   | Extract<TrainEvent, { type: "skipped" }>;
 
 /** One optimizer step: Σ cross-entropy over all supervised tokens of all micro-batches ÷ their number, at one rank. */
-async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: number): Promise<StepOutcome> {
+async function trainStep(
+  run: TrainingRun,
+  optimizer: RowWindowedAdamW,
+  drawn: (step: number) => Drawn,
+  step: number,
+): Promise<StepOutcome> {
   const { config, learner } = run;
   const began = performance.now();
-  const { rank, batches } = draw(run, step);
+  const { rank, batches } = drawn(step);
   const window = rowWindow(config.adapter, rank);
   const supervised = batches.reduce((sum, batch) => sum + batch.supervised, 0);
   if (supervised === 0) return { type: "skipped", step, rank, reason: "unsupervised" };
@@ -146,7 +152,10 @@ async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: nu
     // Binding takes the host a while, in which the device has something to do.
     update ??= optimizer.prepare(window, learningRate);
     const next = batches[i + 1];
-    const [losses] = await Promise.all([enqueued, next ? prepare(run, next, rank, step) : prepareStep(run, step + 1)]);
+    const [losses] = await Promise.all([
+      enqueued,
+      next ? prepare(run, next, rank, step) : prepareStep(run, drawn, step + 1),
+    ]);
     total += losses.reduce((sum, loss) => sum + loss, 0);
     tokens += batch.tokens.length;
     await breathe();
@@ -159,11 +168,22 @@ async function trainStep(run: TrainingRun, optimizer: RowWindowedAdamW, step: nu
   return { type: "step", step, loss, rank, gradNorm, learningRate, tokens, supervised, tokensPerSecond };
 }
 
-/** What step `step` trains on, and at which rank. */
-function draw({ config, step: batchesOf }: TrainingRun, step: number): { rank: number; batches: readonly Batch[] } {
+/** What a step trains on, and at which rank. */
+interface Drawn {
+  readonly step: number;
+  readonly rank: number;
+  readonly batches: readonly Batch[];
+}
+
+/** Draws steps one after the other, each once: the step before makes it ready. */
+function drawing({ config, step: batchesOf }: TrainingRun): (step: number) => Drawn {
   const { adapter, seed } = config;
-  const rank = adapter.mode === "fixed" ? adapter.rankMax : drawRank(adapter, seed, step);
-  return { rank, batches: batchesOf(step) };
+  const rankAt = (step: number) => (adapter.mode === "fixed" ? adapter.rankMax : drawRank(adapter, seed, step));
+  let last: Drawn | null = null;
+  return (step) => {
+    if (last?.step !== step) last = { step, rank: rankAt(step), batches: batchesOf(step) };
+    return last;
+  };
 }
 
 const rangesOf = ({ config: { adapter } }: TrainingRun, batch: Batch, rank: number): RankRange[] =>
@@ -173,9 +193,9 @@ async function prepare(run: TrainingRun, batch: Batch, rank: number, step: numbe
   run.learner.prepare(batch, rangesOf(run, batch, rank), step);
 }
 
-async function prepareStep(run: TrainingRun, step: number): Promise<void> {
+async function prepareStep(run: TrainingRun, drawn: (step: number) => Drawn, step: number): Promise<void> {
   if (step === run.config.schedule.steps) return;
-  const { rank, batches } = draw(run, step);
+  const { rank, batches } = drawn(step);
   await prepare(run, batches[0]!, rank, step);
 }
 
