@@ -71,7 +71,11 @@ function isNarrowProductOnly({ op, args }: Call, wanted: readonly Value[]): bool
 }
 
 /** A call with its values replaced: outputs by `outputs`, inputs by `inputs`. */
-function rename(entry: Call, outputs: ReadonlyMap<Value, Value>, inputs: ReadonlyMap<Value, Value> = outputs): Call {
+export function rename(
+  entry: Call,
+  outputs: ReadonlyMap<Value, Value>,
+  inputs: ReadonlyMap<Value, Value> = outputs,
+): Call {
   const args = Object.fromEntries(
     Object.entries(entry.args).map(([key, argument]) => {
       const map = (signatureOf(entry.op)[key]?.access ?? "in") === "in" ? inputs : outputs;

@@ -2,8 +2,8 @@
 // The copies run beside the work of the layers in between, so they cost no time as long as the bus keeps up.
 
 import { BusClock } from "./bus.ts";
-import { inputsOf } from "./differentiate.ts";
-import { type Call, call, rowBytesOf, type Section, substitute, Value } from "./graph.ts";
+import { inputsOf, rename } from "./differentiate.ts";
+import { type Call, call, rowBytesOf, type Section, type Value } from "./graph.ts";
 
 export interface Offloading {
   /** In the order in which they run. */
@@ -76,10 +76,4 @@ function trips({ forward, waiting, rowBytesPerLayer }: Offloading, calls: readon
     const next = Math.min(section + 1, last);
     return { section, values, far: keepsUp ? Math.max(next, Math.ceil(over) - 1) : next };
   });
-}
-
-function rename({ op, args }: Call, renamed: ReadonlyMap<Value, Value>): Call {
-  const replace = (argument: unknown) =>
-    substitute(argument, (symbol) => (symbol instanceof Value ? (renamed.get(symbol) ?? symbol) : symbol));
-  return { op, args: Object.fromEntries(Object.entries(args).map(([key, argument]) => [key, replace(argument)])) };
 }

@@ -89,26 +89,16 @@ export class Program implements Disposable {
 
   /** Binds the list for a later run, whose first then starts at once. */
   prepare(shape: Shape, runtime: RuntimeValues): void {
-    this.#list(shape, runtime);
+    this.#bind(shape, runtime);
   }
 
   /** Runs the list. Row counts may be anything up to those it was planned for. */
   run(shape: Shape, runtime: RuntimeValues): void {
-    const list = this.#list(shape, runtime);
+    const list = this.#bind(shape, runtime);
     for (const buffer of this.#buffers)
       if (buffer.disposed)
         throw new QdlError("TENSOR_STALE", `"${buffer.label}" was released, but a step still reads it`);
     list.run();
-  }
-
-  #list(shape: Shape, runtime: RuntimeValues): Recording {
-    for (const key of Object.keys(shape) as (keyof Shape)[])
-      if (shape[key] > this.#largest[key])
-        throw new QdlError(
-          "OP_ARGUMENT",
-          `${key} = ${shape[key]} rows, but the step was planned for ${this.#largest[key]}`,
-        );
-    return this.#bind(shape, runtime);
   }
 
   /**
@@ -116,6 +106,12 @@ export class Program implements Disposable {
    * a few or at all ranks. Calls that no attribute of the run changes are bound once for all of these.
    */
   #bind(shape: Shape, runtime: RuntimeValues): Recording {
+    for (const key of Object.keys(shape) as (keyof Shape)[])
+      if (shape[key] > this.#largest[key])
+        throw new QdlError(
+          "OP_ARGUMENT",
+          `${key} = ${shape[key]} rows, but the step was planned for ${this.#largest[key]}`,
+        );
     const shapeKey = JSON.stringify(shape);
     const make = () => {
       const still = keep(this.#byShape, MOST_KEPT.shapes, shapeKey, () =>
