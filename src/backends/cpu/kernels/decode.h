@@ -80,22 +80,28 @@ QDL_INLINE float scaleOf(const Source& s, int64_t block) {
   return s.map[s.scaleCodes[block]] * s.absmax2[static_cast<uint64_t>(block) / SCALE_BLOCK] + s.offset;
 }
 
-/** The same of `count` neighbouring blocks: where they lie, or in `buffer`, which has room for whole vectors. */
-QDL_INLINE const float* scalesOf(const Source& s, int64_t block, int64_t count, float* buffer) {
-  if (s.absmax) return s.absmax + block;
+/** Makes scales of what the first level says of `count` neighbouring blocks, in place; `scales` has room for whole vectors. */
+QDL_INLINE void addSecondLevel(const Source& s, int64_t block, int64_t count, float* scales) {
   // Stores must not make the compiler read these again.
-  const float *map = s.map, *absmax2 = s.absmax2;
+  const float* absmax2 = s.absmax2;
   const float offset = s.offset;
-  const uint8_t* codes = s.scaleCodes + block;
-#pragma GCC unroll 8
-  for (int64_t i = 0; i < count; i++) memcpy(buffer + i, map + codes[i], 4);
   for (int64_t i = 0; i < count; i += LANES) {
     const int64_t first = (block + i) / SCALE_BLOCK, last = (block + least(count, i + LANES) - 1) / SCALE_BLOCK;
     if (first == last)
-      store(buffer + i, load<vf>(buffer + i) * splat(absmax2[first]) + splat(offset));
+      store(scales + i, load<vf>(scales + i) * splat(absmax2[first]) + splat(offset));
     else
-      for (int64_t j = i; j < least(count, i + LANES); j++) buffer[j] = scaleOf(s, block + j);
+      for (int64_t j = i; j < least(count, i + LANES); j++) scales[j] = scales[j] * absmax2[(block + j) / SCALE_BLOCK] + offset;
   }
+}
+
+/** absmax of `count` neighbouring blocks: where they lie, or in `buffer`, which has room for whole vectors. */
+QDL_INLINE const float* scalesOf(const Source& s, int64_t block, int64_t count, float* buffer) {
+  if (s.absmax) return s.absmax + block;
+  const float* map = s.map;
+  const uint8_t* codes = s.scaleCodes + block;
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < count; i++) memcpy(buffer + i, map + codes[i], 4);
+  addSecondLevel(s, block, count, buffer);
   return buffer;
 }
 

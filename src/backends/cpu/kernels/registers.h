@@ -42,6 +42,9 @@ constexpr int PLANES = BLOCK / Vectors<C>::COUNT;
  */
 template <class C, int R, bool CODED>
 constexpr int JOINED = LANES != 16 || !CODED ? 1 : R >= 5 ? 2 : PLANES<C> == 2 ? 4 : 2;
+/** The same where x does not stay in L1: loading it costs more than what the registers then lack. */
+template <class C, int R, bool CODED>
+constexpr int JOINED_DEEP = JOINED<C, R, CODED> == 2 && PLANES<C> == 2 && R >= 6 ? 3 : JOINED<C, R, CODED>;
 
 /** Element of a block of codes that lane `lane` of plane `plane` holds. */
 template <class C>
@@ -144,65 +147,81 @@ struct Codes {
 
   Codes(const Source& source, int64_t end) : source(source), end(end) {}
 
-  /**
-   * Where there are registers, a block is looked up while the one before it is multiplied: otherwise multiplications would
-   * wait for the chain of look-ups.
-   */
+  /** J neighbouring rows. Scales of the rows behind them are looked up meanwhile: alone, that would take a fifth of the time. */
   template <int J, bool AHEAD, class Function>
   QDL_INLINE_MEMBER void each(int64_t row, int64_t blocks, const Function& function) {
     for (int64_t from = 0; from < blocks; from += ROOM / J) {
       const int64_t count = least(ROOM / J, blocks - from);
       const float* scales[J];
       takeScales(row, blocks, from, count, scales);
-      const uint8_t* codes = source.values.data + (row * blocks + from) * (BLOCK / 2);
-      // The rows behind these, in the order of memory.
-      const uint8_t* ahead = codes + (J * blocks - from) * (BLOCK / 2) + J * from * (BLOCK / 2) + FAR_BYTES;
-      const auto fetch = [&](int64_t block, Values<C, J>& w) __attribute__((always_inline)) {
-        for (int line = 0; line < J * BLOCK / 2; line += 64) __builtin_prefetch(ahead + block * J * (BLOCK / 2) + line, 0, 2);
-        for (int j = 0; j < J; j++) {
-          const uint8_t* at = codes + (j * blocks + block) * (BLOCK / 2);
-          lookUp(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), splat(scales[j][block]), w.of[j]);
-        }
-      };
-      Values<C, J> w;
-      if constexpr (AHEAD && PLANES<C> == 2) {
-        Values<C, J> next;
-        fetch(0, next);
-        for (int64_t block = 0; block + 1 < count; block++) {
-          w = next;
-          fetch(block + 1, next);
-          function(w, from + block);
-        }
-        function(next, from + count - 1);
-      } else {
-        for (int64_t block = 0; block < count; block++) {
-          fetch(block, w);
-          function(w, from + block);
-        }
+      if (source.absmax || count < blocks || row + 2 * J > end) {
+        pass<J, AHEAD>(row, blocks, from, count, scales, function, [](int64_t) {});
+        continue;
       }
+      const float* map = source.map;
+      const uint8_t* codes = source.scaleCodes + (row + J) * blocks;
+      float* next = buffers[1 - now];
+      pass<J, AHEAD>(row, blocks, from, count, scales, function, [&](int64_t block) __attribute__((always_inline)) {
+        for (int j = 0; j < J; j++) memcpy(next + j * blocks + block, map + codes[j * blocks + block], 4);
+      });
+      lookedUp = row + J;
     }
   }
 
  private:
-  /** Scales in `buffer`, for all blocks of as many rows as fit, or for some blocks of J rows. */
+  /** Scales of as many blocks are made at once. */
   static constexpr int64_t ROOM = 1024;
-  alignas(64) float buffer[ROOM];
-  const float* taken = nullptr;
-  int64_t first = 0, behind = 0;
+  alignas(64) float buffers[2][ROOM + LANES];
+  int now = 0;
+  /** Row whose first level of scales waits in the other buffer, and that of the rows of its pass behind it. */
+  int64_t lookedUp = -1;
 
   /** scales[j]: of blocks from..from+count−1 of row + j. */
   template <int J>
   QDL_INLINE_MEMBER void takeScales(int64_t row, int64_t blocks, int64_t from, int64_t count, const float* (&scales)[J]) {
-    if (count < blocks) {
-      for (int j = 0; j < J; j++) scales[j] = scalesOf(source, (row + j) * blocks + from, count, buffer + j * (ROOM / J));
-      return;
+    if (row == lookedUp) {
+      now = 1 - now;
+      addSecondLevel(source, row * blocks, J * blocks, buffers[now]);
+      for (int j = 0; j < J; j++) scales[j] = buffers[now] + j * blocks;
+    } else {
+      for (int j = 0; j < J; j++) scales[j] = scalesOf(source, (row + j) * blocks + from, count, buffers[now] + j * (ROOM / J));
     }
-    if (row < first || row + J > behind) {
-      first = row;
-      behind = least(end, row + ROOM / blocks);
-      taken = scalesOf(source, row * blocks, (behind - row) * blocks, buffer);
+  }
+
+  /**
+   * Calls function(values, block) for blocks from..from+count−1 and meanwhile(block − from) beside it. Where there are registers,
+   * a block is looked up while the one before it is multiplied: otherwise multiplications would wait for the chain of look-ups.
+   */
+  template <int J, bool AHEAD, class Function, class Meanwhile>
+  QDL_INLINE_MEMBER void pass(int64_t row, int64_t blocks, int64_t from, int64_t count, const float* const (&scales)[J],
+                              const Function& function, const Meanwhile& meanwhile) const {
+    const uint8_t* codes = source.values.data + (row * blocks + from) * (BLOCK / 2);
+    // The rows behind these, in the order of memory.
+    const uint8_t* ahead = codes + (J * blocks - from) * (BLOCK / 2) + J * from * (BLOCK / 2) + FAR_BYTES;
+    const auto fetch = [&](int64_t block, Values<C, J>& w) __attribute__((always_inline)) {
+      for (int line = 0; line < J * BLOCK / 2; line += 64) __builtin_prefetch(ahead + block * J * (BLOCK / 2) + line, 0, 2);
+      meanwhile(block);
+      for (int j = 0; j < J; j++) {
+        const uint8_t* at = codes + (j * blocks + block) * (BLOCK / 2);
+        lookUp(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), splat(scales[j][block]), w.of[j]);
+      }
+    };
+    Values<C, J> w;
+    if constexpr (AHEAD && J <= 2 && PLANES<C> == 2) {
+      Values<C, J> next;
+      fetch(0, next);
+      for (int64_t block = 0; block + 1 < count; block++) {
+        w = next;
+        fetch(block + 1, next);
+        function(w, from + block);
+      }
+      function(next, from + count - 1);
+    } else {
+      for (int64_t block = 0; block < count; block++) {
+        fetch(block, w);
+        function(w, from + block);
+      }
     }
-    for (int j = 0; j < J; j++) scales[j] = taken + (row - first + j) * blocks;
   }
 
   /** The levels from `from` on, scaled as the contract says. */

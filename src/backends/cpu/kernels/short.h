@@ -11,6 +11,8 @@
 namespace qdl {
 namespace QDL_ISA {
 
+/** What a core's first cache holds at least. */
+constexpr int64_t L1_BYTES = 32768;
 constexpr int64_t SHORT_COLS = 256;  // that one item owns at most
 /** Columns of an item are a multiple of this many: whole cache lines, so that no two threads write the same one. */
 constexpr int64_t SHORT_GRAIN = 32;
@@ -94,16 +96,18 @@ static __attribute__((noinline)) void shortSums(const Term& base, const typename
                                                 float (*sums)[SHORT_COLS]) {
   const Runs<C> rest = {base.right, base.depth};
   withRight<C>(base.right, base.depth, col + cols, [&](auto right, int64_t whole) {
-    constexpr int J = JOINED<C, R, decltype(right)::CODED>;
+    constexpr bool CODED = decltype(right)::CODED;
     int j = 0;
-    for (; j + J <= cols; j += J) {
-      ahead.step(J);
-      dots<C, R, J>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
-    }
-    for (; J > 1 && j < cols; j++) {
-      ahead.step(1);
-      dots<C, R, 1>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
-    }
+    const auto together = [&](auto count) __attribute__((always_inline)) {
+      constexpr int J = decltype(count)::value;
+      for (; j + J <= cols; j += J) {
+        ahead.step(J);
+        dots<C, R, J>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
+      }
+    };
+    if (R * base.depth * static_cast<int64_t>(sizeof *x) > L1_BYTES) together(Count<JOINED_DEEP<C, R, CODED>>{});
+    together(Count<JOINED<C, R, CODED>>{});
+    together(Count<1>{});
   });
 }
 
