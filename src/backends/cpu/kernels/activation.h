@@ -53,26 +53,5 @@ QDL_INLINE void withActivation(int64_t number, Function function) {
   }
 }
 
-/** A vector of which `count` values are in memory; the rest are 0. */
-QDL_INLINE vf loadFirst(const float* from, int64_t count) {
-  if (count >= LANES) return load<vf>(from);
-  float values[LANES] = {};
-  for (int64_t i = 0; i < count; i++) values[i] = from[i];
-  return load<vf>(values);
-}
-QDL_INLINE void storeFirst(float* to, int64_t count, vf value) {
-  if (count >= LANES) return store(to, value);
-  float values[LANES];
-  store(values, value);
-  for (int64_t i = 0; i < count; i++) to[i] = values[i];
-}
-/** Calls function(j, count) for every vector of a run of n values; count is less than LANES for a last, broken one. */
-template <class Function>
-QDL_INLINE void eachVector(int64_t n, Function function) {
-  int64_t j = 0;
-  for (; j + LANES <= n; j += LANES) function(j, LANES);
-  if (j < n) function(j, n - j);
-}
-
 }  // namespace QDL_ISA
 }  // namespace qdl

@@ -11,15 +11,11 @@ static void geluBackward(Context& context, const double* words, uint8_t*) {
   withActivation(args.integer(), [&](auto activation) {
     typedef decltype(activation) A;
     eachRun(context, dx.rows, dx.cols, [&](int64_t row, int64_t col, int64_t n) {
-      float bufferX[RUN], bufferDy[RUN], bufferDx[RUN];
-      const float* in = read(x, row, col, n, bufferX);
-      const float* upstream = read(dy, row, col, n, bufferDy);
-      float* out = target(dx, row, col, bufferDx);
+      const Line in(x, row, col), upstream(dy, row, col), out(dx, row, col);
       eachVector(n, [&](int64_t j, int64_t count) {
-        const vf z = loadFirst(in + j, count);
-        storeFirst(out + j, count, A::back(loadFirst(upstream + j, count), z, A::share(z)));
+        const vf z = in.read(j, count);
+        out.write(j, A::back(upstream.read(j, count), z, A::share(z)), count);
       });
-      commit(dx, row, col, n, out);
     });
   });
 }

@@ -11,14 +11,11 @@ static void gelu(Context& context, const double* words, uint8_t*) {
   withActivation(args.integer(), [&](auto activation) {
     typedef decltype(activation) A;
     eachRun(context, y.rows, y.cols, [&](int64_t row, int64_t col, int64_t n) {
-      float bufferX[RUN], bufferY[RUN];
-      const float* in = read(x, row, col, n, bufferX);
-      float* out = target(y, row, col, bufferY);
+      const Line in(x, row, col), out(y, row, col);
       eachVector(n, [&](int64_t j, int64_t count) {
-        const vf z = loadFirst(in + j, count);
-        storeFirst(out + j, count, z * A::share(z));
+        const vf z = in.read(j, count);
+        out.write(j, z * A::share(z), count);
       });
-      commit(y, row, col, n, out);
     });
   });
 }

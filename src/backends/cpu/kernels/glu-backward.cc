@@ -12,21 +12,14 @@ static void gluBackward(Context& context, const double* words, uint8_t*) {
   withActivation(args.integer(), [&](auto activation) {
     typedef decltype(activation) A;
     eachRun(context, dy.rows, dy.cols, [&](int64_t row, int64_t col, int64_t n) {
-      float bufferG[RUN], bufferU[RUN], bufferDy[RUN], bufferDg[RUN], bufferDu[RUN];
-      const float* g = read(gate, row, col, n, bufferG);
-      const float* u = read(up, row, col, n, bufferU);
-      const float* dOut = read(dy, row, col, n, bufferDy);
-      float* dg = target(dGate, row, col, bufferDg);
-      float* du = target(dUp, row, col, bufferDu);
+      const Line g(gate, row, col), u(up, row, col), dOut(dy, row, col), dg(dGate, row, col), du(dUp, row, col);
       eachVector(n, [&](int64_t j, int64_t count) {
         // All three are read before anything is written: the outputs may be the inputs.
-        const vf z = loadFirst(g + j, count), factor = loadFirst(u + j, count), d = loadFirst(dOut + j, count);
+        const vf z = g.read(j, count), factor = u.read(j, count), d = dOut.read(j, count);
         const vf s = A::share(z);
-        storeFirst(du + j, count, d * z * s);
-        storeFirst(dg + j, count, A::back(d * factor, z, s));
+        du.write(j, d * z * s, count);
+        dg.write(j, A::back(d * factor, z, s), count);
       });
-      commit(dGate, row, col, n, dg);
-      commit(dUp, row, col, n, du);
     });
   });
 }

@@ -11,15 +11,11 @@ static void glu(Context& context, const double* words, uint8_t*) {
   withActivation(args.integer(), [&](auto activation) {
     typedef decltype(activation) A;
     eachRun(context, y.rows, y.cols, [&](int64_t row, int64_t col, int64_t n) {
-      float bufferG[RUN], bufferU[RUN], bufferY[RUN];
-      const float* g = read(gate, row, col, n, bufferG);
-      const float* u = read(up, row, col, n, bufferU);
-      float* out = target(y, row, col, bufferY);
+      const Line g(gate, row, col), u(up, row, col), out(y, row, col);
       eachVector(n, [&](int64_t j, int64_t count) {
-        const vf z = loadFirst(g + j, count);
-        storeFirst(out + j, count, z * A::share(z) * loadFirst(u + j, count));
+        const vf z = g.read(j, count);
+        out.write(j, z * A::share(z) * u.read(j, count), count);
       });
-      commit(y, row, col, n, out);
     });
   });
 }

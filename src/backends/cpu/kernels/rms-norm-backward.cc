@@ -12,27 +12,17 @@ static void rmsNormBackward(Context& context, const double* words, uint8_t*) {
   const int64_t width = weight.cols, groups = rstd.cols;
   eachRow(context, x.rows * groups, width, [&](int64_t i) {
     const int64_t row = i / groups, group = i % groups, first = group * width;
-    float bufferX[RUN], bufferW[RUN], bufferDy[RUN], bufferDx[RUN], product[RUN];
+    const Line values(x, row, first), gain(weight, 0, 0), gradient(dy, row, first), out(dx, row, first);
     const float scale = *at<float>(rstd, row, group);
     vf inner = {};
-    for (int64_t col = 0; col < width; col += RUN) {
-      const int64_t n = least(RUN, width - col);
-      const float* gradient = read(dy, row, first + col, n, bufferDy);
-      const float* gain = read(weight, 0, col, n, bufferW);
-      for (int64_t j = 0; j < n; j++) product[j] = gradient[j] * gain[j];
-      inner = dotRun(read(x, row, first + col, n, bufferX), product, n, inner);
-    }
+    eachVector(width, [&](int64_t j, int64_t count) {
+      inner = fma(values.read(j, count), gradient.read(j, count) * gain.read(j, count), inner);
+    });
     const float pull = scale * scale * sum(inner) / width;
-    for (int64_t col = 0; col < width; col += RUN) {
-      const int64_t n = least(RUN, width - col);
-      const float* gradient = read(dy, row, first + col, n, bufferDy);
-      const float* gain = read(weight, 0, col, n, bufferW);
-      const float* values = read(x, row, first + col, n, bufferX);
-      const float* before = read(dx, row, first + col, n, bufferDx);
-      float* out = target(dx, row, first + col, bufferDx);
-      for (int64_t j = 0; j < n; j++) out[j] = before[j] + scale * (gradient[j] * gain[j] - values[j] * pull);
-      commit(dx, row, first + col, n, out);
-    }
+    eachVector(width, [&](int64_t j, int64_t count) {
+      const vf slope = gradient.read(j, count) * gain.read(j, count) - values.read(j, count) * splat(pull);
+      out.write(j, out.read(j, count) + splat(scale) * slope, count);
+    });
   });
 }
 

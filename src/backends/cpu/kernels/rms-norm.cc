@@ -13,23 +13,17 @@ static void rmsNorm(Context& context, const double* words, uint8_t*) {
   const int64_t width = weight.cols, groups = rstd.cols;
   eachRow(context, x.rows * groups, width, [&](int64_t i) {
     const int64_t row = i / groups, group = i % groups, first = group * width;
-    float bufferX[RUN], bufferW[RUN], bufferY[RUN];
+    const Line in(x, row, first), gain(weight, 0, 0), out(y, row, first);
     vf squares = {};
-    for (int64_t col = 0; col < width; col += RUN) {
-      const int64_t n = least(RUN, width - col);
-      const float* values = read(x, row, first + col, n, bufferX);
-      squares = dotRun(values, values, n, squares);
-    }
+    eachVector(width, [&](int64_t j, int64_t count) {
+      const vf value = in.read(j, count);
+      squares = fma(value, value, squares);
+    });
     const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(sum(squares)) / width + eps));
     *at<float>(rstd, row, group) = scale;
-    for (int64_t col = 0; col < width; col += RUN) {
-      const int64_t n = least(RUN, width - col);
-      const float* values = read(x, row, first + col, n, bufferX);
-      const float* gain = read(weight, 0, col, n, bufferW);
-      float* out = target(y, row, first + col, bufferY);
-      for (int64_t j = 0; j < n; j++) out[j] = values[j] * scale * gain[j];
-      commit(y, row, first + col, n, out);
-    }
+    eachVector(width, [&](int64_t j, int64_t count) {
+      out.write(j, in.read(j, count) * splat(scale) * gain.read(j, count), count);
+    });
   });
 }
 

@@ -6,36 +6,25 @@
 namespace qdl {
 namespace QDL_ISA {
 
-/** Head dims beyond this do not exist (kernels.ts refuses them); the buffers hold several smaller heads. */
-constexpr int64_t LARGEST_DIM = 1024;
-
 static void rope(Context& context, const double* words, uint8_t*) {
   Args args(words);
   const Tensor x = args.tensor(), cosSin = args.tensor(), y = args.tensor();
   const int64_t dim = args.integer();
   const float sign = args.integer() == 0 ? 1.0f : -1.0f;
   const int64_t turned = cosSin.cols, half = turned / 2;
-  // Whole heads at a time, as many as fit the buffers.
-  const int64_t width = most(1, LARGEST_DIM / dim) * dim;
   eachRow(context, x.rows, x.cols, [&](int64_t row) {
-    float bufferX[LARGEST_DIM], bufferY[LARGEST_DIM];
-    const float *cosine = at<float>(cosSin, row), *sine = cosine + half;
-    for (int64_t col = 0; col < x.cols; col += width) {
-      const int64_t n = least(width, x.cols - col);
-      const float* in = read(x, row, col, n, bufferX);
-      float* out = target(y, row, col, bufferY);
-      for (int64_t head = 0; head + dim <= n; head += dim) {
-        const float *a = in + head, *b = a + half;
-        float *low = out + head, *high = low + half;
-#pragma GCC ivdep
-        for (int64_t j = 0; j < half; j++) {
-          const float first = a[j], second = b[j], turn = sign * sine[j];
-          low[j] = first * cosine[j] - second * turn;
-          high[j] = second * cosine[j] + first * turn;
-        }
-        if (in != out) copyRun(a + turned, dim - turned, low + turned);
-      }
-      commit(y, row, col, n, out);
+    const Line cosine(cosSin, row, 0), sine(cosSin, row, half);
+    for (int64_t head = 0; head + dim <= x.cols; head += dim) {
+      const Line a(x, row, head), b(x, row, head + half), low(y, row, head), high(y, row, head + half);
+      eachVector(half, [&](int64_t j, int64_t count) {
+        const vf first = a.read(j, count), second = b.read(j, count);
+        const vf c = cosine.read(j, count), turn = splat(sign) * sine.read(j, count);
+        low.write(j, first * c - second * turn, count);
+        high.write(j, second * c + first * turn, count);
+      });
+      if (x.data == y.data) continue;
+      const Line rest(x, row, head + turned), copy(y, row, head + turned);
+      eachVector(dim - turned, [&](int64_t j, int64_t count) { copy.write(j, rest.read(j, count), count); });
     }
   });
 }

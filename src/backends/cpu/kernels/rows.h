@@ -1,5 +1,5 @@
-// Element-wise kernels see every float tensor as f32, a short run of one row at a time: f32 memory is used in place, bf16
-// goes through a small buffer in L1. So one loop serves every mixture of dtypes.
+// Element-wise kernels see every float tensor as f32, a short run of one row at a time: by vectors (Line), or f32 memory in
+// place and bf16 through a small buffer in L1 (read, commit). So one loop serves every mixture of dtypes.
 #pragma once
 #include "simd.h"
 
@@ -85,6 +85,44 @@ QDL_INLINE float* target(const Tensor& t, int64_t row, int64_t col, float* buffe
 }
 QDL_INLINE void commit(const Tensor& t, int64_t row, int64_t col, int64_t n, const float* buffer) {
   if (t.dtype == BF16) rounded(buffer, n, at<uint16_t>(t, row, col));
+}
+
+/** A run of one row as vectors of f32, whatever memory holds: nothing is staged in a buffer. */
+class Line {
+ public:
+  Line(const Tensor& t, int64_t row, int64_t col) : at_(address(t, row, col)), half_(t.dtype == BF16) {}
+  /** Values j..j+count−1; zeros behind them. */
+  QDL_INLINE_MEMBER vf read(int64_t j, int64_t count = LANES) const {
+    if (count >= LANES) return half_ ? widen(load<vh>(halves() + j)) : load<vf>(floats() + j);
+    float values[LANES] = {};
+    for (int64_t i = 0; i < count; i++) values[i] = half_ ? widen(halves()[j + i]) : floats()[j + i];
+    return load<vf>(values);
+  }
+  /** Rounds them into place. */
+  QDL_INLINE_MEMBER void write(int64_t j, vf value, int64_t count = LANES) const {
+    if (count >= LANES) return half_ ? store(halves() + j, rounded(value)) : store(floats() + j, value);
+    float values[LANES];
+    store(values, value);
+    for (int64_t i = 0; i < count; i++)
+      if (half_)
+        halves()[j + i] = narrow(values[i]);
+      else
+        floats()[j + i] = values[i];
+  }
+
+ private:
+  QDL_INLINE_MEMBER uint16_t* halves() const { return reinterpret_cast<uint16_t*>(at_); }
+  QDL_INLINE_MEMBER float* floats() const { return reinterpret_cast<float*>(at_); }
+  uint8_t* at_;
+  bool half_;
+};
+
+/** Calls function(j, count) for every vector of a run of n values; count is less than LANES for a last, broken one. */
+template <class Function>
+QDL_INLINE void eachVector(int64_t n, Function function) {
+  int64_t j = 0;
+  for (; j + LANES <= n; j += LANES) function(j, LANES);
+  if (j < n) function(j, n - j);
 }
 
 QDL_INLINE void zeroRow(const Tensor& t, int64_t row, int64_t col, int64_t n) {
