@@ -65,13 +65,20 @@ static void queryTile(uint8_t* workspace, const AttentionGradient& g, const Segm
     packTransposed<C>(k, dim, keys, keyStrips, staging);
     packTransposed<C>(part(g.v, key, group * dim), dim, keys, valueStrips, staging);
     packPlain<C>(k, keys, dim, plainKeys);
-    timesStrips<C>(queries, rows, dim, keyStrips, keys, scores, KEYS, false);
-    timesStrips<C>(gradients, rows, dim, valueStrips, keys, products, KEYS, false);
-    const vf factor = splat(g.scoring.factor(scores, rows, roundUp(keys, LANES), KEYS));
+    // What some of these rows see of the keys.
+    const auto seenBy = [&](int64_t i, int count) {
+      const int64_t end = tile.from + i + 1 - key;
+      return Span{end - g.scoring.window, end + count - 1};
+    };
+    const auto whole = [&](int64_t, int) { return Span{0, dim}; };
+    timesStrips(queries, rows, dim, keyStrips, keys, scores, KEYS, false, seenBy, whole);
+    timesStrips(gradients, rows, dim, valueStrips, keys, products, KEYS, false, seenBy, whole);
     for (int64_t i = 0; i < rows; i++) {
       const int64_t row = tile.from + i, seen = least(keys, row + 1 - key), hidden = row + 1 - key - g.scoring.window;
       const vf shift = splat(*at<float>(g.lse, row, head)), delta = splat(g.delta[row * g.heads + head]);
-      for (int64_t j = 0; j < roundUp(keys, LANES); j += LANES) {
+      const Span columns = vectorsOf(spanOfTile(i, rows, seenBy), keys);
+      const vf factor = splat(g.scoring.factor(scores + i * KEYS + columns.from, 1, columns.to - columns.from, KEYS));
+      for (int64_t j = columns.from; j < columns.to; j += LANES) {
         const vf score = load<vf>(scores + i * KEYS + j) * factor;
         vf p = exponential(score - shift);
         if (seen < j + LANES) p = below(seen - j, p, vf{});
@@ -81,7 +88,7 @@ static void queryTile(uint8_t* workspace, const AttentionGradient& g, const Segm
         storeScores<C>(slopes + i * KEYS + j, slope);
       }
     }
-    timesStrips<C>({slopes, KEYS}, rows, keys, plainKeys, dim, sums, pitch, key > first);
+    timesStrips<C>({slopes, KEYS}, rows, keys, plainKeys, dim, sums, pitch, key > first, whole, seenBy);
   }
   for (int64_t i = 0; i < rows; i++) writeRow(g.dq, tile.from + i, head * dim, dim, sums + i * pitch, 1);
 }
@@ -114,6 +121,7 @@ static void keyTile(uint8_t* workspace, const AttentionGradient& g, const Segmen
   const Block<C> keyBlock = blockOf<C>(g.k, tile.from, keys, group * dim, dim, keyBuffer);
   const Block<C> valueBlock = blockOf<C>(g.v, tile.from, keys, group * dim, dim, valueBuffer);
   bool first = true;
+  const auto all = [&](int64_t, int) { return Span{0, dim}; };
   // No query from here on sees a key of the tile. Blocks of queries are whole, so that one pass starts all sums of a block at once.
   const int64_t stop = least(tile.stop, tile.from + roundUp(keys - 1 + g.scoring.window, BLOCK_QUERIES));
   for (int64_t head = group * g.share; head < (group + 1) * g.share; head++)
@@ -124,19 +132,26 @@ static void keyTile(uint8_t* workspace, const AttentionGradient& g, const Segmen
       packTransposed<C>(dO, dim, queries, gradientStrips, staging);
       packPlain<C>(q, queries, dim, plainQueries);
       packPlain<C>(dO, queries, dim, plainGradients);
-      timesStrips<C>(keyBlock, keys, dim, queryStrips, queries, scores, BLOCK_QUERIES, false);
-      timesStrips<C>(valueBlock, keys, dim, gradientStrips, queries, products, BLOCK_QUERIES, false);
+      // The queries that see some of these keys, and the keys that some queries see.
+      const int64_t apart = tile.from - query;
+      const auto seenBy = [&](int64_t i, int count) { return Span{apart + i, apart + i + count - 1 + g.scoring.window}; };
+      const auto seen = [&](int64_t j, int count) { return Span{j - apart + 1 - g.scoring.window, j - apart + count}; };
+      timesStrips(keyBlock, keys, dim, queryStrips, queries, scores, BLOCK_QUERIES, false, seenBy, all);
+      timesStrips(valueBlock, keys, dim, gradientStrips, queries, products, BLOCK_QUERIES, false, seenBy, all);
       for (int64_t j = 0; j < queries; j++) {
         shifts[j] = *at<float>(g.lse, query + j, head);
         deltas[j] = g.delta[(query + j) * g.heads + head];
       }
       for (int64_t j = queries; j < whole; j++) shifts[j] = deltas[j] = 0;
-      const vf factor = splat(g.scoring.factor(scores, keys, whole, BLOCK_QUERIES));
       for (int64_t i = 0; i < keys; i++) {
-        const int64_t blind = tile.from + i - query;      // queries before this key do not see it,
+        const int64_t blind = apart + i;                  // queries before this key do not see it,
         const int64_t beyond = blind + g.scoring.window;  // nor do those from here on
-        for (int64_t j = 0; j < whole; j += LANES) {
-          const int64_t at = i * BLOCK_QUERIES + j;
+        const int64_t line = i * BLOCK_QUERIES;
+        const Span columns = vectorsOf(spanOfTile(i, keys, seenBy), queries);
+        if (ONE_PASS && columns.to - columns.from < whole) memset(slopes + line, 0, whole * sizeof(E));
+        const vf factor = splat(g.scoring.factor(scores + line + columns.from, 1, columns.to - columns.from, BLOCK_QUERIES));
+        for (int64_t j = columns.from; j < columns.to; j += LANES) {
+          const int64_t at = line + j;
           const vf score = load<vf>(scores + at) * factor;
           vf p = exponential(score - load<vf>(shifts + j));
           if (j < blind) p = below(blind - j, vf{}, p);
@@ -147,13 +162,13 @@ static void keyTile(uint8_t* workspace, const AttentionGradient& g, const Segmen
           storeScores<C>(slopes + at, slope);
         }
       }
-      timesStrips<C>({weights, BLOCK_QUERIES}, keys, queries, plainGradients, dim, valueSums, pitch, !first);
-      timesStrips<C>({slopes, BLOCK_QUERIES}, keys, queries, plainQueries, dim, keySums, pitch, !first);
+      timesStrips<C>({weights, BLOCK_QUERIES}, keys, queries, plainGradients, dim, valueSums, pitch, !first, all, seenBy);
+      timesStrips<C>({slopes, BLOCK_QUERIES}, keys, queries, plainQueries, dim, keySums, pitch, !first, all, seenBy);
       if (!ONE_PASS) continue;
       transposeBlock<C>(slopes, turned);
       float* sums = g.sums + (head * g.q.rows + query) * pitch;
       const bool more = tile.from > firstBlock(g, tile.start, query);
-      timesStrips<C>({turned, KEYS}, queries, keys, plainKeys, dim, sums, pitch, more);
+      timesStrips<C>({turned, KEYS}, queries, keys, plainKeys, dim, sums, pitch, more, all, seen);
       if (query == tile.from)
         for (int64_t i = 0; i < queries; i++) writeRow(g.dq, query + i, head * dim, dim, sums + i * pitch, 1);
     }

@@ -147,19 +147,50 @@ static void packPlain(const Source& s, int64_t depth, int64_t cols, uint32_t* ou
     out += steps(depth, C::PAIR) * width;
   }
 }
-/** out[rows, cols] (=|+=) left[rows, depth] · strips; `pitchOut` has room for whole vectors. */
-template <class C>
+/** Numbers from..to−1; none if to ≤ from. */
+struct Span {
+  int64_t from, to;
+};
+/** The whole vectors that hold those of a span that are from 0 to limit−1. */
+QDL_INLINE Span vectorsOf(Span s, int64_t limit) {
+  return {most(0, s.from) / LANES * LANES, roundUp(most(0, least(limit, s.to)), LANES)};
+}
+
+/**
+ * out[rows, cols] (=|+=) left[rows, depth] · strips; `pitchOut` has room for whole vectors. Of rows row..row+n−1, at most
+ * TILE_ROWS from a multiple of it on, only the columns columnsOf(row, n) are wanted (others may stay as they are), and
+ * left is zero outside depthOf(row, n).
+ */
+template <class C, class ColumnsOf, class DepthOf>
 static void timesStrips(const Block<C>& left, int64_t rows, int64_t depth, const uint32_t* strips, int64_t cols, float* out,
-                        int64_t pitchOut, bool accumulate) {
+                        int64_t pitchOut, bool accumulate, const ColumnsOf& columnsOf, const DepthOf& depthOf) {
   for (int64_t col = 0; col < cols; col += TILE_COLS) {
-    const int width = static_cast<int>(least(TILE_COLS, roundUp(cols - col, LANES)));
+    const int64_t width = least(TILE_COLS, roundUp(cols - col, LANES));
     for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-      const Piece<C> piece = {left.data + row * left.pitch, left.pitch, depth, strips};
-      runTile<C>(static_cast<int>(least(TILE_ROWS, rows - row)), width / LANES, &piece, 1, out + row * pitchOut + col, pitchOut,
-                 accumulate);
+      const int count = static_cast<int>(least(TILE_ROWS, rows - row));
+      const Span columns = vectorsOf(columnsOf(row, count), cols), deep = vectorsOf(depthOf(row, count), depth);
+      const int64_t from = most(columns.from, col), to = least(columns.to, col + width);
+      if (to <= from) continue;
+      const int64_t used = most(0, least(depth, deep.to) - deep.from);
+      const Piece<C> piece = {left.data + row * left.pitch + deep.from, left.pitch, used,
+                              strips + deep.from / C::PAIR * width + from - col, width};
+      runTile<C>(count, static_cast<int>((to - from) / LANES), &piece, 1, out + row * pitchOut + from, pitchOut, accumulate);
     }
     strips += steps(depth, C::PAIR) * width;
   }
+}
+/** The span that `spanOf` gives for the register tile that holds row `row` of `rows`. */
+template <class SpanOf>
+QDL_INLINE Span spanOfTile(int64_t row, int64_t rows, const SpanOf& spanOf) {
+  const int64_t first = row / TILE_ROWS * TILE_ROWS;
+  return spanOf(first, static_cast<int>(least(TILE_ROWS, rows - first)));
+}
+/** The same for all columns and the whole depth. */
+template <class C>
+static void timesStrips(const Block<C>& left, int64_t rows, int64_t depth, const uint32_t* strips, int64_t cols, float* out,
+                        int64_t pitchOut, bool accumulate) {
+  timesStrips(left, rows, depth, strips, cols, out, pitchOut, accumulate, [&](int64_t, int) { return Span{0, cols}; },
+              [&](int64_t, int) { return Span{0, depth}; });
 }
 
 /** One row of a tile of scores, rounded to E. */

@@ -131,10 +131,10 @@ struct Slice {
 
 /** Rows of a slice's left operand as E: in place if they are E already, else converted. */
 template <class C>
-QDL_INLINE Piece<C> pieceOf(const Slice& slice, int64_t row, int rows, uint32_t*& buffer) {
+QDL_INLINE Piece<C> pieceOf(const Slice& slice, int64_t width, int64_t row, int rows, uint32_t*& buffer) {
   typedef typename C::E E;
   const Tensor& left = slice.term->left;
-  if (left.dtype == (C::PAIR == 1 ? F32 : BF16)) return {at<E>(left, row, slice.from), left.stride, slice.depth, slice.panel};
+  if (left.dtype == (C::PAIR == 1 ? F32 : BF16)) return {at<E>(left, row, slice.from), left.stride, slice.depth, slice.panel, width};
   const int64_t words = steps(slice.depth, C::PAIR);
   E* copy = reinterpret_cast<E*>(buffer);
   for (int i = 0; i < rows; i++) {
@@ -145,7 +145,7 @@ QDL_INLINE Piece<C> pieceOf(const Slice& slice, int64_t row, int rows, uint32_t*
       narrow(at<float>(left, row + i, slice.from), slice.depth, to);
   }
   buffer += rows * words;
-  return {copy, words * C::PAIR, slice.depth, slice.panel};
+  return {copy, words * C::PAIR, slice.depth, slice.panel, width};
 }
 
 /** Rows of the next tile: few rows at the end are shared by the last two, since a flat tile is bound by its loads. */
@@ -197,7 +197,7 @@ static void sweep(Workspace& w, const Strip& strip, const Finish& finish, const 
       const int rows = tileRows<C>(row1 - row);
       Piece<C> pieces[2 * MAX_TERMS];
       uint32_t* buffer = w.left;
-      for (int i = 0; i < sliceCount; i++) pieces[i] = pieceOf<C>(slices[i], row, rows, buffer);
+      for (int i = 0; i < sliceCount; i++) pieces[i] = pieceOf<C>(slices[i], strip.width, row, rows, buffer);
       // One stage alone needs no memory of sums between stages: its tile goes through the first rows' place, in L1.
       float* out = sums + (first && end && fresh && last ? 0 : (row - row0) * TILE_COLS);
       if (end && last) finish.ahead(row, rows);

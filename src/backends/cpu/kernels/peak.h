@@ -26,7 +26,7 @@ static __attribute__((noinline)) float registerLoop(int64_t rounds) {
     for (int again = 0; again < 8; again++) {
       // For all the compiler knows these move: operands that it kept in registers would push sums out of them.
       asm volatile("" : "+r"(leftAt), "+r"(panelAt));
-      step<ROWS, TILE_VECTORS>(C{}, sums, leftAt, C::STEP, panelAt);
+      step<ROWS, TILE_VECTORS>(C{}, sums, leftAt, C::STEP, panelAt, TILE_COLS);
     }
   }
   float total = 0;

@@ -9,17 +9,18 @@ namespace QDL_ISA {
 constexpr int TILE_ROWS = 6;
 constexpr int TILE_COLS = TILE_VECTORS * LANES;
 
-/** A stretch of depth: `left` points at the tile's first row, `pitch` elements from row to row. */
+/** A stretch of depth: `left` points at the tile's first row, `pitch` elements from row to row; a step of the panel has `width` words. */
 template <class C>
 struct Piece {
   const typename C::E* left;
   int64_t pitch;
   int64_t depth;
   const uint32_t* panel;
+  int64_t width;
 };
 
 template <int MR, int NV>
-QDL_INLINE void step(ComputeF32, vf (&sums)[MR][NV], const float* left, int64_t pitch, const uint32_t* panel) {
+QDL_INLINE void step(ComputeF32, vf (&sums)[MR][NV], const float* left, int64_t pitch, const uint32_t* panel, int64_t) {
   vf right[NV];
   for (int j = 0; j < NV; j++) right[j] = load<vf>(panel + j * LANES);
 #pragma GCC unroll 8
@@ -33,7 +34,8 @@ QDL_INLINE void step(ComputeF32, vf (&sums)[MR][NV], const float* left, int64_t 
 #if defined(__AVX512BF16__)
 /** `count`: elements of depth, 1 where only half a pair is left. */
 template <int MR, int NV>
-QDL_INLINE void step(ComputeBf16, vf (&sums)[MR][NV], const uint16_t* left, int64_t pitch, const uint32_t* panel, int64_t count = 2) {
+QDL_INLINE void step(ComputeBf16, vf (&sums)[MR][NV], const uint16_t* left, int64_t pitch, const uint32_t* panel, int64_t,
+                     int64_t count = 2) {
   __m512bh right[NV];
   for (int j = 0; j < NV; j++) right[j] = (__m512bh)_mm512_loadu_si512(panel + j * LANES);
 #pragma GCC unroll 8
@@ -82,7 +84,7 @@ QDL_INLINE bfloat16x8_t twoRows(const uint16_t* left, int64_t pitch, bool both, 
 /** `count`: elements of depth, fewer than 4 at the end. */
 template <int MR, int NV>
 QDL_INLINE void step(ComputeBf16, vf (&sums)[sumRows(MR)][NV], const uint16_t* left, int64_t pitch, const uint32_t* panel,
-                     int64_t count = 4) {
+                     int64_t width, int64_t count = 4) {
   bfloat16x8_t x[sumRows(MR) / 2];
 #pragma GCC unroll 4
   for (int i = 0; i < MR; i += 2) x[i / 2] = twoRows(left + i * pitch, pitch, i + 1 < MR, count);
@@ -90,7 +92,7 @@ QDL_INLINE void step(ComputeBf16, vf (&sums)[sumRows(MR)][NV], const uint16_t* l
   for (int j = 0; j < NV; j++) {
     uint32x4_t low = vld1q_u32(panel + j * LANES), high;
     if (count > 2) {
-      high = vld1q_u32(panel + (NV + j) * LANES);
+      high = vld1q_u32(panel + width + j * LANES);
     } else {
       // The one step that zipSteps left alone.
       high = vzip2q_u32(low, vdupq_n_u32(0));
@@ -122,11 +124,11 @@ static __attribute__((noinline)) void tile(const Piece<C>* pieces, int count, fl
     const int64_t pitch = pieces[p].pitch;
     const uint32_t* panel = pieces[p].panel;
     const int64_t whole = pieces[p].depth / C::STEP;
-    constexpr int WORDS = C::STEP / C::PAIR * NV * LANES;
-    for (int64_t k = 0; k < whole; k++, left += C::STEP, panel += WORDS) step<MR, NV>(C{}, sums, left, pitch, panel);
+    const int64_t width = pieces[p].width, words = C::STEP / C::PAIR * width;
+    for (int64_t k = 0; k < whole; k++, left += C::STEP, panel += words) step<MR, NV>(C{}, sums, left, pitch, panel, width);
     // The depth may end in part of a step: reading a whole one would pass the end of the row.
     if constexpr (C::STEP > 1)
-      if (const int64_t rest = pieces[p].depth % C::STEP) step<MR, NV>(C{}, sums, left, pitch, panel, rest);
+      if (const int64_t rest = pieces[p].depth % C::STEP) step<MR, NV>(C{}, sums, left, pitch, panel, width, rest);
   }
 #if QDL_ARM_BF16
   if constexpr (C::SUM_ROWS == 2) pairRows(sums);
