@@ -122,19 +122,52 @@ class Write {
   alignas(64) float bias_[TILE_COLS];
 };
 
-/** The part of one term that a stage holds. */
+/** The part of one term that a stage holds, from word `at` on of each column of its panel. */
 struct Slice {
   const Term* term;
-  int64_t from, depth;
-  const uint32_t* panel;
+  int64_t from, depth, at;
 };
+
+/** Where in its terms a sweep has come. */
+struct Position {
+  int term;
+  int64_t from;
+};
+
+/** The slices of one stage of at most `words` words of depth; `position` moves behind it. Returns how many there are. */
+template <class C>
+static int takeStage(const Term* const* terms, const int64_t* depths, int count, int64_t words, Position& position, Slice* slices) {
+  int taken = 0;
+  for (int64_t used = 0; position.term < count && used < words;) {
+    const int64_t depth = least(depths[position.term] - position.from, (words - used) * C::PAIR);
+    if (depth > 0) slices[taken++] = {terms[position.term], position.from, depth, used};
+    used += steps(depth, C::PAIR);
+    position.from += depth;
+    if (position.from == depths[position.term]) position = {position.term + 1, 0};
+  }
+  while (position.term < count && depths[position.term] == 0) position.term++;
+  return taken;
+}
+
+/** What the panel of a slice is made of, asked for in `steps` steps. */
+QDL_INLINE Ahead askFor(const Slice& slice, const Strip& strip, int64_t steps) {
+  const Source& right = slice.term->right;
+  const bool down = slice.term->columns, coded = right.format != DENSE;
+  const int64_t perByte = coded ? 2 : 1;
+  const int64_t row = down ? slice.from : strip.col, rows = down ? slice.depth : strip.cols;
+  const int64_t col = down ? strip.col : slice.from, cols = down ? strip.cols : slice.depth;
+  Tensor values = right.values;
+  if (coded) values.stride = right.cols / perByte, values.dtype = U8;
+  values.data = address(values, row, 0);
+  return Ahead(values, rows, col / perByte, cols / perByte, steps);
+}
 
 /** Rows of a slice's left operand as E: in place if they are E already, else converted. */
 template <class C>
-QDL_INLINE Piece<C> pieceOf(const Slice& slice, int64_t width, int64_t row, int rows, uint32_t*& buffer) {
+QDL_INLINE Piece<C> pieceOf(const Slice& slice, const uint32_t* panel, int64_t width, int64_t row, int rows, uint32_t*& buffer) {
   typedef typename C::E E;
   const Tensor& left = slice.term->left;
-  if (left.dtype == (C::PAIR == 1 ? F32 : BF16)) return {at<E>(left, row, slice.from), left.stride, slice.depth, slice.panel, width};
+  if (left.dtype == (C::PAIR == 1 ? F32 : BF16)) return {at<E>(left, row, slice.from), left.stride, slice.depth, panel, width};
   const int64_t words = steps(slice.depth, C::PAIR);
   E* copy = reinterpret_cast<E*>(buffer);
   for (int i = 0; i < rows; i++) {
@@ -145,7 +178,7 @@ QDL_INLINE Piece<C> pieceOf(const Slice& slice, int64_t width, int64_t row, int 
       narrow(at<float>(left, row + i, slice.from), slice.depth, to);
   }
   buffer += rows * words;
-  return {copy, words * C::PAIR, slice.depth, slice.panel, width};
+  return {copy, words * C::PAIR, slice.depth, panel, width};
 }
 
 /** Rows of the next tile: few rows at the end are shared by the last two, since a flat tile is bound by its loads. */
@@ -155,10 +188,15 @@ QDL_INLINE int tileRows(int64_t left) {
   return static_cast<int>(roundUp(ceilDiv(left, 2), C::SUM_ROWS));
 }
 
-/** Rows row0..row1−1 of one strip: sums over `terms`; `fresh` starts from zero, `last` hands rows to `finish`. */
+/**
+ * Rows row0..row1−1 of one strip: sums over `terms`; `fresh` starts from zero, `last` hands rows to `finish`. While a stage is
+ * multiplied, what the next one decodes is asked for; after the last one comes `next`, the thread's next strip of the same
+ * terms, if it has one.
+ */
 template <class C, class Finish>
-static void sweep(Workspace& w, const Strip& strip, const Finish& finish, const Term* const* terms, const int64_t* depths,
-                  int count, int64_t row0, int64_t row1, float* sums, bool fresh, bool last, const Workspace::Key& key) {
+static void sweep(Workspace& w, const Strip& strip, const Strip* next, const Finish& finish, const Term* const* terms,
+                  const int64_t* depths, int count, int64_t row0, int64_t row1, float* sums, bool fresh, bool last,
+                  const Workspace::Key& key) {
   int64_t total = 0;
   for (int i = 0; i < count; i++) total += steps(depths[i], C::PAIR);
   const int64_t capacity = least(PANEL_WORDS / strip.width, STAGE_DEPTH / C::PAIR);
@@ -167,37 +205,35 @@ static void sweep(Workspace& w, const Strip& strip, const Finish& finish, const 
   const int64_t stageWords = least(capacity, roundUp(ceilDiv(total, stages), BLOCK / C::PAIR));
   const bool kept = w.key.call == key.call && w.key.panel == key.panel && w.key.range == key.range;
   w.key.call = 0;
-  int term = 0;
-  int64_t from = 0;
-  bool end = false;
-  for (bool first = true; !end; first = false) {
-    Slice slices[2 * MAX_TERMS];
-    int sliceCount = 0;
-    for (int64_t used = 0; term < count && used < stageWords;) {
-      const int64_t depth = least(depths[term] - from, (stageWords - used) * C::PAIR);
-      if (depth > 0) {
-        uint32_t* panel = w.panel + used * strip.width;
-        const Term& t = *terms[term];
-        if (!(kept && first)) {
-          if (t.columns)
-            packCols<C>(t.right, from, static_cast<int>(depth), strip.col, strip.cols, strip.width, panel);
-          else
-            packRows<C>(t.right, from, static_cast<int>(depth), strip.col, strip.cols, strip.width, panel, w.staging);
-        }
-        slices[sliceCount++] = {&t, from, depth, panel};
-        used += steps(depth, C::PAIR);
-        from += depth;
-      }
-      if (from == depths[term]) term++, from = 0;
+  Slice slices[2 * MAX_TERMS];
+  Position position = {}, start = {};
+  int sliceCount = takeStage<C>(terms, depths, count, stageWords, position, slices);
+  for (bool first = true, end = false; !end; first = false) {
+    end = position.term == count;
+    for (int i = 0; i < sliceCount && !(kept && first); i++) {
+      const Slice& slice = slices[i];
+      uint32_t* panel = w.panel + slice.at * strip.width;
+      const int depth = static_cast<int>(slice.depth);
+      if (slice.term->columns)
+        packCols<C>(slice.term->right, slice.from, depth, strip.col, strip.cols, strip.width, panel);
+      else
+        packRows<C>(slice.term->right, slice.from, depth, strip.col, strip.cols, strip.width, panel, w.staging);
     }
-    while (term < count && depths[term] == 0) term++;
-    end = term == count;
     if (end && first) w.key = key;
+    Slice following[2 * MAX_TERMS];
+    Ahead ahead[2 * MAX_TERMS];
+    const Strip* nextStrip = end ? next : &strip;
+    const int followingCount = nextStrip ? takeStage<C>(terms, depths, count, stageWords, end ? start : position, following) : 0;
+    for (int i = 0; i < followingCount; i++) ahead[i] = askFor(following[i], *nextStrip, ceilDiv(row1 - row0, TILE_ROWS));
     for (int64_t row = row0; row < row1;) {
       const int rows = tileRows<C>(row1 - row);
+      for (int i = 0; i < followingCount; i++) ahead[i].step();
       Piece<C> pieces[2 * MAX_TERMS];
       uint32_t* buffer = w.left;
-      for (int i = 0; i < sliceCount; i++) pieces[i] = pieceOf<C>(slices[i], strip.width, row, rows, buffer);
+      for (int i = 0; i < sliceCount; i++) {
+        const uint32_t* panel = w.panel + slices[i].at * strip.width;
+        pieces[i] = pieceOf<C>(slices[i], panel, strip.width, row, rows, buffer);
+      }
       // One stage alone needs no memory of sums between stages: its tile goes through the first rows' place, in L1.
       float* out = sums + (first && end && fresh && last ? 0 : (row - row0) * TILE_COLS);
       if (end && last) finish.ahead(row, rows);
@@ -206,12 +242,14 @@ static void sweep(Workspace& w, const Strip& strip, const Finish& finish, const 
         for (int i = 0; i < rows; i++) finish(row + i, out + i * TILE_COLS);
       row += rows;
     }
+    memcpy(slices, following, sizeof slices);
+    sliceCount = followingCount;
   }
 }
 
 template <class C, class Finish>
 static void multiplyBlock(Workspace& w, const Product& p, const Ranges& ranges, int64_t row0, int64_t row1, const Strip& strip,
-                          const Finish& finish, Workspace::Key key) {
+                          const Strip* next, const Finish& finish, Workspace::Key key) {
   const Term* terms[2 * MAX_TERMS];
   int64_t depths[2 * MAX_TERMS];
   for (int i = 0; i < p.bases; i++) terms[i] = &p.base[i], depths[i] = p.base[i].depth;
@@ -221,18 +259,18 @@ static void multiplyBlock(Workspace& w, const Product& p, const Ranges& ranges, 
     int count = p.bases;
     for (int i = 0; ranked && i < p.rankeds; i++) terms[count] = &p.ranked[i], depths[count++] = rankOf(ranges, r);
     key.range = ranked ? r : 0;
-    sweep<C>(w, strip, finish, terms, depths, count, row0, row1, w.sums, true, true, key);
+    sweep<C>(w, strip, next, finish, terms, depths, count, row0, row1, w.sums, true, true, key);
     return;
   }
   // The block spans several ranks: the base for all rows, then each range's own adapter rows on top.
   key.range = -1;
-  sweep<C>(w, strip, finish, terms, depths, p.bases, row0, row1, w.sums, true, false, key);
+  sweep<C>(w, strip, nullptr, finish, terms, depths, p.bases, row0, row1, w.sums, true, false, key);
   for (; r < ranges.count && fromOf(ranges, r) < row1; r++) {
     const int64_t from = most(row0, fromOf(ranges, r)), to = least(row1, toOf(ranges, r));
     if (from >= to || rankOf(ranges, r) == 0) continue;
     for (int i = 0; i < p.rankeds; i++) terms[i] = &p.ranked[i], depths[i] = rankOf(ranges, r);
     key.range = r;
-    sweep<C>(w, strip, finish, terms, depths, p.rankeds, from, to, w.sums + (from - row0) * TILE_COLS, false, false, key);
+    sweep<C>(w, strip, nullptr, finish, terms, depths, p.rankeds, from, to, w.sums + (from - row0) * TILE_COLS, false, false, key);
     w.key.call = 0;
   }
   for (int64_t row = row0; row < row1; row++) finish(row, w.sums + (row - row0) * TILE_COLS);
@@ -264,6 +302,17 @@ QDL_INLINE Shares sharesOf(int64_t panels, int64_t rows, int64_t threads) {
   return best;
 }
 
+/** The strip of a panel, counted over all products; `which` becomes its product. */
+QDL_INLINE Strip stripOf(const Product* products, int64_t panel, int& which) {
+  for (which = 0; panel >= ceilDiv(products[which].out.cols, TILE_COLS); which++) panel -= ceilDiv(products[which].out.cols, TILE_COLS);
+  Strip strip;
+  strip.col = panel * TILE_COLS;
+  strip.cols = static_cast<int>(least(TILE_COLS, products[which].out.cols - strip.col));
+  strip.vectors = static_cast<int>(ceilDiv(strip.cols, LANES));
+  strip.width = strip.vectors * LANES;
+  return strip;
+}
+
 /** Products that share rows row0..row1−1; each has its own columns. `finishOf(product, strip)` makes what ends a row. */
 template <class C, class FinishOf>
 static void multiplyThen(Context& context, const Product* products, int count, int64_t row0, int64_t row1, const Ranges& ranges,
@@ -276,25 +325,30 @@ static void multiplyThen(Context& context, const Product* products, int count, i
   const uint64_t call = ++context.sequence;
   // Threads take items in turn: so each goes along neighbouring panels of its own, and none writes beside another.
   const int64_t apart = shares.whole % context.threads == 0 ? context.threads : 1;
+  const int64_t items = shares.whole + (panels - shares.whole) * shares.blocks;
+  const auto panelOf = [&](int64_t i) {
+    return i < shares.whole ? i % apart * (shares.whole / apart) + i / apart : shares.whole + (i - shares.whole) / shares.blocks;
+  };
   auto item = [&](int64_t i, int thread) {
     const bool whole = i < shares.whole;
-    int64_t panel = whole ? i % apart * (shares.whole / apart) + i / apart : shares.whole + (i - shares.whole) / shares.blocks;
+    const int64_t panel = panelOf(i);
     const Workspace::Key key = {call, panel, 0};
     const int64_t from = whole ? row0 : row0 + (i - shares.whole) % shares.blocks * shares.height;
     const int64_t to = whole ? row1 : least(row1, from + shares.height);
     int which = 0;
-    while (panel >= ceilDiv(products[which].out.cols, TILE_COLS)) panel -= ceilDiv(products[which++].out.cols, TILE_COLS);
+    const Strip strip = stripOf(products, panel, which);
     const Product& p = products[which];
-    Strip strip;
-    strip.col = panel * TILE_COLS;
-    strip.cols = static_cast<int>(least(TILE_COLS, p.out.cols - strip.col));
-    strip.vectors = static_cast<int>(ceilDiv(strip.cols, LANES));
-    strip.width = strip.vectors * LANES;
+    // Threads are about equally fast, so this is what the thread takes next.
+    const int64_t after = i + context.threads < items ? panelOf(i + context.threads) : panel;
+    int whichAfter = 0;
+    const Strip stripAfter = stripOf(products, after, whichAfter);
+    const bool goesOn = after != panel && whichAfter == which;
     const int64_t height = roundUp(ceilDiv(to - from, ceilDiv(to - from, BLOCK_ROWS)), TILE_ROWS);
     for (int64_t row = from; row < to; row += height)
-      multiplyBlock<C>(workspaceOf(context, thread), p, ranges, row, least(to, row + height), strip, finishOf(p, strip), key);
+      multiplyBlock<C>(workspaceOf(context, thread), p, ranges, row, least(to, row + height), strip,
+                       goesOn && row + height >= to ? &stripAfter : nullptr, finishOf(p, strip), key);
   };
-  parallel(context, shares.whole + (panels - shares.whole) * shares.blocks, item);
+  parallel(context, items, item);
 }
 
 /** The same, written to the products' outputs. */

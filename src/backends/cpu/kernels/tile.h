@@ -125,7 +125,14 @@ static __attribute__((noinline)) void tile(const Piece<C>* pieces, int count, fl
     const uint32_t* panel = pieces[p].panel;
     const int64_t whole = pieces[p].depth / C::STEP;
     const int64_t width = pieces[p].width, words = C::STEP / C::PAIR * width;
-    for (int64_t k = 0; k < whole; k++, left += C::STEP, panel += words) step<MR, NV>(C{}, sums, left, pitch, panel, width);
+    constexpr int LINE_STEPS = 64 / (C::STEP * sizeof(*left));
+    for (int64_t k = 0; k < whole;) {
+      // The next tile's rows lie behind these.
+#pragma GCC unroll 8
+      for (int i = 0; i < MR; i++) __builtin_prefetch(left + (MR + i) * pitch, 0, 2);
+      for (const int64_t end = least(whole, k + LINE_STEPS); k < end; k++, left += C::STEP, panel += words)
+        step<MR, NV>(C{}, sums, left, pitch, panel, width);
+    }
     // The depth may end in part of a step: reading a whole one would pass the end of the row.
     if constexpr (C::STEP > 1)
       if (const int64_t rest = pieces[p].depth % C::STEP) step<MR, NV>(C{}, sums, left, pitch, panel, width, rest);
