@@ -82,6 +82,34 @@ export const attentionCached: Op<AttentionCachedArgs> = {
       make: (m) => sampleCall(m, 250, 4, 2, 80, [...Array(150).fill(5), 200], [...range(1, 151), 40]),
     },
     {
+      name: "decoding of many sequences, more heads of one group than are taken together",
+      dtypes: FLOATS,
+      make: (m) =>
+        sampleCall(
+          m,
+          331,
+          106,
+          1,
+          8,
+          range(0, 13).map((i) => 3 * i),
+          range(0, 13).map((i) => 24 * i + 1),
+        ),
+    },
+    {
+      name: "decoding of more sequences than have parts",
+      dtypes: FLOATS,
+      make: (m) =>
+        sampleCall(
+          m,
+          203,
+          3,
+          3,
+          40,
+          range(0, 67).map((i) => i % 5),
+          range(0, 67).map((i) => 2 * i + 66),
+        ),
+    },
+    {
       name: "soft-capped scores and a window that nothing exceeds",
       dtypes: FLOATS,
       make: (m) => ({ ...sampleCall(m, 71, 2, 1, 8, [0, 0, 0, 68], [65, 66, 67, 3]), window: 67, softCap: 1.5 }),

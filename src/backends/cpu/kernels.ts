@@ -35,6 +35,9 @@ const ALIGNMENT = 64;
 const NOWHERE_TO_COPY = "its memory is the host's, where there is nothing to be gained by copying";
 /** As in kernels/attention.h. */
 const LARGEST_HEAD = 512;
+const QUERIES = 96;
+/** Parts into which the keys of all rows of a decoding step are cut: as many as threads have use for. */
+const MOST_PARTS = 64;
 
 export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boolean): KernelTable {
   const kernel = <K extends OpName>(
@@ -96,8 +99,20 @@ export function kernelTable(call: Call, prepare: Prepare, hasBf16Products: boole
       // δ, and dq in f32 while it is added up.
       ({ lse, headDim }) => 4 * lse.rows * lse.cols * (1 + roundUp(headDim, 16)) + ALIGNMENT,
     ),
-    attentionCached: kernel("attentionCached", (w, { q, kCache, vCache, slots, lengths, o, ...attributes }) =>
-      scoring(w.tensors(q, kCache, vCache, slots, lengths, o), attributes),
+    attentionCached: kernel(
+      "attentionCached",
+      (w, { q, kCache, vCache, slots, lengths, o, ...attributes }) => {
+        const together = headsTogether(q, kCache, attributes.headDim);
+        scoring(w.tensors(q, kCache, vCache, slots, lengths, o), attributes)
+          .number(together)
+          .number(MOST_PARTS);
+      },
+      // What parts of keys amount to: for every head a row of sums and two numbers, in whole vectors; a counter of parts.
+      ({ q, kCache, headDim }) => {
+        const together = headsTogether(q, kCache, headDim);
+        const part = together * roundUp(headDim, 32) + 2 * roundUp(together, 16);
+        return MOST_PARTS * Math.ceil(q.cols / headDim / together) * (4 * part + 8) + ALIGNMENT;
+      },
     ),
     kvAppend: kernel("kvAppend", (w, { x, rows, cache }) => w.tensors(x, rows, cache)),
     glu: kernel("glu", (w, { gate, up, y, activation }) => w.tensors(gate, up, y).number(ACTIVATION_CODES[activation])),
@@ -208,6 +223,12 @@ const scoring = (w: Words, { headDim, scale, window, softCap }: AttentionAttribu
     .number(scale)
     .number(window ?? 0)
     .number(softCap ?? 0);
+
+/** Heads of a decoding row that are one item: groups that share keys, or as much of one as there is room for. */
+function headsTogether(q: Tensor, cache: Tensor, headDim: number): number {
+  const share = q.cols / cache.cols;
+  return Math.min(q.cols / headDim, share > QUERIES ? QUERIES : Math.floor(QUERIES / share) * share);
+}
 
 function supportedHead(headDim: number): number {
   if (headDim > LARGEST_HEAD)

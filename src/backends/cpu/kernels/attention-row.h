@@ -1,6 +1,7 @@
-// Softmax attention of one query row over the keys that it sees (decoding): the heads that share keys and values together.
-// Keys and values are used where they lie, each read from memory once for all these heads; scores are taken block by block
-// as in attention-tile.h, and stay in f32.
+// Softmax attention of one query row (decoding), for up to QUERIES heads together. The keys that it sees are cut into parts,
+// which lie in one piece in memory and may have a thread each; what they amount to is put together in their order. Keys and
+// values are used where they lie. To read is most of the work: values are asked for while scores are computed, and the next
+// keys meanwhile with the values.
 #pragma once
 #include "attention-tile.h"
 #include "registers.h"
@@ -8,61 +9,98 @@
 namespace qdl {
 namespace QDL_ISA {
 
-/** Keys of a block: its part of the values fits L2 beside everything else. */
-constexpr int64_t ROW_KEYS = 256;
 /** Heads whose sums share the registers. */
 constexpr int ROW_HEADS = LANES == 16 ? 4 : 2;
-/** Vectors of a value row whose sums share the registers. */
+/** Keys whose scores are summed up together. */
+constexpr int ROW_KEYS = 4;
+/** Vectors of sums of a head that share the registers, in pairs. */
 constexpr int ROW_VECTORS = LANES == 16 ? 4 : 2;
-/** Keys between the one that is asked for and the one that is used. */
-constexpr int64_t KEYS_AHEAD = 16;
 
-/** COUNT values of a row from `col` on, zeros behind the row's end. */
-template <class V, int COUNT, class Stored>
-QDL_INLINE auto partOfRow(const Stored* row, int64_t col, int64_t cols) {
-  if (col + COUNT <= cols) return V::at(row + col);
-  Stored last[COUNT] = {};
-  for (int64_t i = col; i < cols; i++) last[i - col] = row[i];
-  return V::at(last);
-}
+/** Room for a row of one head: what is read or written as whole pairs of vectors. */
+QDL_INLINE int64_t rowPitch(int64_t dim) { return roundUp(dim, 2 * LANES); }
 
-/** scores[h·ROW_KEYS + j] = q_h · (key j), for H heads; rows of q are padded with zeros to whole vectors. */
-template <class C, class Stored, int H>
-static void rowScores(const typename C::E* q, int64_t pitch, const Tensor& k, int64_t keys, Ahead& ahead, float* scores) {
+/** What the keys of a part amount to, per head. */
+struct RowPart {
+  float* largest;  // [heads]: the largest score
+  float* totals;   // [heads]: Σ e^(score − largest)
+  float* sums;     // [heads, dim]: Σ e^(score − largest)·value
+
+  /** Floats that it takes; as in kernels.ts. */
+  static int64_t room(int64_t heads, int64_t dim) { return 2 * roundUp(heads, LANES) + heads * rowPitch(dim); }
+  RowPart(float* at, int64_t heads) : largest(at), totals(at + roundUp(heads, LANES)), sums(totals + roundUp(heads, LANES)) {}
+};
+
+/** Heads of a row, and a part of the keys and values that they see. */
+struct AttentionRow {
+  Tensor q, o;    // [heads, dim]
+  Tensor k, v;    // [keys, groups·dim]
+  int64_t share;  // heads that share a group's keys and values
+};
+
+/** scores[h·KEYS + i] = q_h · (key j + i), for H heads and J keys. Rows are whole pairs of vectors. */
+template <class C, class Stored, int H, int J>
+QDL_INLINE void rowScoresPart(const typename C::E* q, int64_t pitch, const Tensor& k, int64_t j, float* scores) {
   typedef Vectors<C> V;
-  for (int64_t j = 0; j < keys; j++) {
-    if (j + KEYS_AHEAD < keys) ask(k, j + KEYS_AHEAD, 1, 0, k.cols);
-    ahead.step();
-    const Stored* row = at<Stored>(k, j);
-    vf sums[H] = {};
-    for (int64_t col = 0; col < k.cols; col += V::COUNT) {
-      const auto key = partOfRow<V, V::COUNT>(row, col, k.cols);
+  vf sums[H][J] = {};
+  for (int64_t col = 0; col < pitch; col += V::COUNT) {
+    typename V::Value keys[J];
 #pragma GCC unroll 4
-      for (int h = 0; h < H; h++) sums[h] = V::add(sums[h], key, V::at(q + h * pitch + col));
+    for (int i = 0; i < J; i++) keys[i] = V::at(at<Stored>(k, j + i, col));
+#pragma GCC unroll 4
+    for (int h = 0; h < H; h++) {
+      const typename V::Value query = V::at(q + h * pitch + col);
+#pragma GCC unroll 4
+      for (int i = 0; i < J; i++) sums[h][i] = V::add(sums[h][i], keys[i], query);
     }
+  }
 #pragma GCC unroll 4
-    for (int h = 0; h < H; h++) scores[h * ROW_KEYS + j] = sum(sums[h]);
+  for (int h = 0; h < H; h++) {
+    float all[J];
+    sumsOf(sums[h], all);
+    memcpy(scores + h * KEYS, all, sizeof all);
   }
 }
+template <class C, class Stored, int H>
+static void rowScores(const typename C::E* q, int64_t pitch, const Tensor& k, Ahead& ahead, float* scores) {
+  int64_t j = 0;
+  for (; j + ROW_KEYS <= k.rows; j += ROW_KEYS) {
+    ahead.step(ROW_KEYS);
+    rowScoresPart<C, Stored, H, ROW_KEYS>(q, pitch, k, j, scores + j);
+  }
+  ahead.step(k.rows - j);
+  for (; j < k.rows; j++) rowScoresPart<C, Stored, H, 1>(q, pitch, k, j, scores + j);
+}
 
-/** sums[h·pitch + col…] += Σ_j weights[h·ROW_KEYS + j]·(value j)[col…], for H heads and NV vectors of columns. */
-template <class Stored, int H, int NV>
-QDL_INLINE void rowValuesPart(const float* weights, const Tensor& v, int64_t keys, int64_t col, float* sums, int64_t pitch, Ahead& ahead) {
+/**
+ * sums[h·pitch + col…] += Σ_j weights[h·KEYS + j]·(value j)[col…], for H heads and NV vectors of columns. Dot products take
+ * two keys at a time; behind an odd last one come zeros.
+ */
+template <class C, class Stored, int H, int NV>
+QDL_INLINE void rowValuesPart(const typename C::E* weights, const Tensor& v, int64_t col, float* sums, int64_t pitch, Ahead& ahead) {
+  typedef Vectors<C> V;
+  alignas(64) static const Stored ZEROS[NV * LANES] = {};
   vf all[H][NV];
 #pragma GCC unroll 4
   for (int h = 0; h < H; h++)
 #pragma GCC unroll 4
     for (int n = 0; n < NV; n++) all[h][n] = load<vf>(sums + h * pitch + col + n * LANES);
-  for (int64_t j = 0; j < keys; j++) {
-    ahead.step();
-    vf value[NV];
+  for (int64_t j = 0; j < v.rows; j += C::PAIR) {
+    ahead.step(C::PAIR);
+    typename V::Value values[NV];
+    const Stored* row = at<Stored>(v, j, col);
+    if constexpr (C::PAIR == 1) {
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; n++) value[n] = partOfRow<Vectors<ComputeF32>, LANES>(at<Stored>(v, j), col + n * LANES, v.cols);
+      for (int n = 0; n < NV; n++) values[n] = V::at(row + n * LANES);
+    } else {
+      const Stored* odd = j + 1 < v.rows ? row + v.stride : ZEROS;
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; n += 2) zip(V::at(row + n * LANES), V::at(odd + n * LANES), values[n], values[n + 1]);
+    }
 #pragma GCC unroll 4
     for (int h = 0; h < H; h++) {
-      const vf weight = splat(weights[h * ROW_KEYS + j]);
+      const auto weight = V::splat(weights + h * KEYS + j);
 #pragma GCC unroll 4
-      for (int n = 0; n < NV; n++) all[h][n] = fma(weight, value[n], all[h][n]);
+      for (int n = 0; n < NV; n++) all[h][n] = V::add(all[h][n], values[n], weight);
     }
   }
 #pragma GCC unroll 4
@@ -70,98 +108,114 @@ QDL_INLINE void rowValuesPart(const float* weights, const Tensor& v, int64_t key
 #pragma GCC unroll 4
     for (int n = 0; n < NV; n++) store(sums + h * pitch + col + n * LANES, all[h][n]);
 }
-template <class Stored, int H>
-static void rowValues(const float* weights, const Tensor& v, int64_t keys, float* sums, int64_t pitch, Ahead& ahead) {
+template <class C, class Stored, int H>
+static void rowValues(const typename C::E* weights, const Tensor& v, float* sums, int64_t pitch, Ahead& ahead) {
   int64_t col = 0;
-  for (; col + ROW_VECTORS * LANES <= v.cols; col += ROW_VECTORS * LANES)
-    rowValuesPart<Stored, H, ROW_VECTORS>(weights, v, keys, col, sums, pitch, ahead);
-  for (; col < v.cols; col += LANES) rowValuesPart<Stored, H, 1>(weights, v, keys, col, sums, pitch, ahead);
+  for (; col + ROW_VECTORS * LANES <= pitch; col += ROW_VECTORS * LANES)
+    rowValuesPart<C, Stored, H, ROW_VECTORS>(weights, v, col, sums, pitch, ahead);
+  if (ROW_VECTORS > 2 && col < pitch) rowValuesPart<C, Stored, H, 2>(weights, v, col, sums, pitch, ahead);
 }
 
-/** Scores of one head and block in place: e^(s − largest), zeros behind the last key. Returns how older sums shrink. */
-QDL_INLINE float rowSoftmax(float* scores, int64_t keys, vf factor, float& largest, vf& total) {
-  vf best = splat(-INFINITY);
-  for (int64_t j = 0; j < keys; j += LANES) {
-    const vf s = below(keys - j, load<vf>(scores + j) * factor, splat(-INFINITY));
-    store(scores + j, s);
-    best = maximum(s, best);
-  }
-  const float before = largest, now = maximum(best);
-  largest = now > before ? now : before;
-  const float shrink = exponential(splat(before - largest))[0];
-  total *= splat(shrink);
-  for (int64_t j = 0; j < keys; j += LANES) {
-    const vf e = exponential(load<vf>(scores + j) - splat(largest));
-    store(scores + j, e);
-    total += e;
-  }
-  return shrink;
-}
-
-/** Calls function(Count<H>) for groups of heads: function(count, first head). */
+/** Calls function(Count<H>, first head, column of keys and values) for heads that share keys and values, a few at a time. */
 template <class Function>
-QDL_INLINE void eachHeads(int64_t heads, Function function) {
-  int64_t h = 0;
-  for (; h + ROW_HEADS <= heads; h += ROW_HEADS) function(Count<ROW_HEADS>{}, h);
-  switch (heads - h) {
-    case 3: return function(Count<ROW_HEADS - 1>{}, h);
-    case 2: return function(Count<2>{}, h);
-    case 1: return function(Count<1>{}, h);
-  }
-}
-
-/** `tile.q` holds one head a row; all of `tile.k` is seen. `Key` and `Value` are how they are stored. */
-template <class C, class Key, class Value>
-static void attentionRow(uint8_t* workspace, const AttentionTile& tile, const Scoring& scoring) {
-  typedef typename C::E E;
-  Arena arena(workspace);
-  const int64_t heads = tile.q.rows, dim = tile.q.cols, pitchQ = roundUp(dim, Vectors<C>::COUNT), pitch = roundUp(dim, LANES);
-  E* q = arena.take<E>(heads * pitchQ);
-  float* scores = arena.take<float>(heads * ROW_KEYS);
-  float* sums = arena.take<float>(heads * pitch);
-  float largest[QUERIES];
-  vf totals[QUERIES];
-  const Source queries = sourceOf(tile.q, false);
-  for (int64_t h = 0; h < heads; h++) {
-    run(queries, h, 0, static_cast<int>(dim), q + h * pitchQ);
-    for (int64_t col = dim; col < pitchQ; col++) q[h * pitchQ + col] = 0;
-    largest[h] = -FLT_MAX, totals[h] = vf{};
-  }
-  memset(sums, 0, heads * pitch * 4);
-  for (int64_t key = 0; key < tile.k.rows; key += ROW_KEYS) {
-    const int64_t keys = least(ROW_KEYS, tile.k.rows - key), next = least(ROW_KEYS, tile.k.rows - key - keys);
-    const Tensor k = window(tile.k, key, keys, 0, dim), v = window(tile.v, key, keys, 0, dim);
-    Ahead values(v, keys, 0, dim, keys), nextKeys(window(tile.k, key + keys, next, 0, dim), next, 0, dim, keys);
-    eachHeads(heads, [&](auto count, int64_t h) {
-      rowScores<C, Key, decltype(count)::value>(q + h * pitchQ, pitchQ, k, keys, values, scores + h * ROW_KEYS);
-    });
-    const vf factor = splat(scoring.factor(scores, heads, keys, ROW_KEYS));
-    for (int64_t h = 0; h < heads; h++) {
-      const float shrink = rowSoftmax(scores + h * ROW_KEYS, keys, factor, largest[h], totals[h]);
-      if (key == 0) continue;
-      for (int64_t j = 0; j < pitch; j += LANES) store(sums + h * pitch + j, load<vf>(sums + h * pitch + j) * splat(shrink));
+QDL_INLINE void eachHeads(const AttentionRow& row, Function function) {
+  const int64_t together = least(row.share, row.q.rows);
+  for (int64_t first = 0, col = 0; first < row.q.rows; first += together, col += row.q.cols) {
+    int64_t h = first;
+    for (; h + ROW_HEADS <= first + together; h += ROW_HEADS) function(Count<ROW_HEADS>{}, h, col);
+    switch (first + together - h) {
+      case 3: function(Count<ROW_HEADS - 1>{}, h, col); break;
+      case 2: function(Count<2>{}, h, col); break;
+      case 1: function(Count<1>{}, h, col); break;
     }
-    eachHeads(heads, [&](auto count, int64_t h) {
-      rowValues<Value, decltype(count)::value>(scores + h * ROW_KEYS, v, keys, sums + h * pitch, pitch, nextKeys);
-    });
   }
-  for (int64_t h = 0; h < heads; h++) writeRow(tile.o, h, 0, dim, sums + h * pitch, 1 / sum(totals[h]));
 }
 
-template <class C, class Key>
-static void attentionRow(uint8_t* workspace, const AttentionTile& tile, const Scoring& scoring) {
-  if (tile.v.dtype == BF16)
-    attentionRow<C, Key, uint16_t>(workspace, tile, scoring);
-  else
-    attentionRow<C, Key, float>(workspace, tile, scoring);
+/** Columns of keys or values as rows of whole pairs of vectors: where they lie, or copied with zeros behind. */
+template <class Stored>
+QDL_INLINE Tensor wholeRows(const Tensor& t, int64_t col, int64_t dim, Stored* buffer) {
+  const Tensor rows = window(t, 0, t.rows, col, dim);
+  const int64_t pitch = rowPitch(dim);
+  if (dim == pitch) return rows;
+  for (int64_t j = 0; j < t.rows; j++) {
+    copyRun(at<Stored>(rows, j), dim, buffer + j * pitch);
+    for (int64_t i = dim; i < pitch; i++) buffer[j * pitch + i] = 0;
+  }
+  return {reinterpret_cast<uint8_t*>(buffer), t.rows, pitch, pitch, t.dtype};
 }
-/** bf16 dot products take both sides in bf16. */
+
+/** `next`: keys that this thread is likely to read next. `Key` and `Value` are how they are stored. */
+template <class C, class Key, class Value>
+static void attentionPart(Arena arena, const AttentionRow& row, const Tensor& next, const Scoring& scoring, const RowPart& out) {
+  typedef typename C::E E;
+  const int64_t heads = row.q.rows, dim = row.q.cols, pitch = rowPitch(dim), cols = row.k.cols;
+  E* q = arena.take<E>(heads * pitch);
+  Key* keyBuffer = arena.take<Key>(KEYS * pitch);
+  Value* valueBuffer = arena.take<Value>(KEYS * pitch);
+  RunningSoftmax<C> softmax(arena);
+  const Source queries = sourceOf(row.q, false);
+  for (int64_t h = 0; h < heads; h++) {
+    run(queries, h, 0, static_cast<int>(dim), q + h * pitch);
+    for (int64_t col = dim; col < pitch; col++) q[h * pitch + col] = 0;
+  }
+  softmax.start(heads);
+  memset(out.sums, 0, heads * pitch * 4);
+  int64_t passes = 0;
+  eachHeads(row, [&](auto, int64_t, int64_t) { passes++; });
+  for (int64_t key = 0; key < row.k.rows; key += KEYS) {
+    const int64_t keys = least(KEYS, row.k.rows - key), rest = row.k.rows - key - keys;
+    const Tensor k = window(row.k, key, keys, 0, cols), v = window(row.v, key, keys, 0, cols);
+    const Tensor after = rest > 0 ? window(row.k, key + keys, rest, 0, cols) : next;
+    Ahead values(v, keys, 0, cols, passes * keys);
+    Ahead nextKeys(after, least(KEYS, after.rows), 0, after.cols, passes * keys);
+    eachHeads(row, [&](auto count, int64_t h, int64_t col) {
+      rowScores<C, Key, decltype(count)::value>(q + h * pitch, pitch, wholeRows(k, col, dim, keyBuffer), values,
+                                                softmax.scores + h * KEYS);
+    });
+    softmax.block(scoring, heads, keys, keys, 0);
+    if (key > 0) softmax.shrink(out.sums, heads, pitch);
+    eachHeads(row, [&](auto count, int64_t h, int64_t col) {
+      rowValues<C, Value, decltype(count)::value>(softmax.weights + h * KEYS, wholeRows(v, col, dim, valueBuffer),
+                                                  out.sums + h * pitch, pitch, nextKeys);
+    });
+  }
+  for (int64_t h = 0; h < heads; h++) out.largest[h] = softmax.largest[h], out.totals[h] = softmax.total(h);
+}
+
+/** Dot products of bf16 take all of their factors in bf16. */
 template <class C>
-static void attentionRow(uint8_t* workspace, const AttentionTile& tile, const Scoring& scoring) {
-  if (tile.k.dtype == BF16)
-    attentionRow<C, uint16_t>(workspace, tile, scoring);
-  else
-    attentionRow<ComputeF32, float>(workspace, tile, scoring);
+static void attentionPart(Arena arena, const AttentionRow& row, const Tensor& next, const Scoring& scoring, const RowPart& out) {
+  typedef void (*Part)(Arena, const AttentionRow&, const Tensor&, const Scoring&, const RowPart&);
+  static const Part PARTS[2][2] = {
+      {attentionPart<ComputeF32, float, float>, attentionPart<ComputeF32, float, uint16_t>},
+      {attentionPart<ComputeF32, uint16_t, float>, attentionPart<C, uint16_t, uint16_t>},
+  };
+  PARTS[row.k.dtype == BF16][row.v.dtype == BF16](arena, row, next, scoring, out);
+}
+
+/** o of parts that lie `stride` floats apart, in this order; uses the first one for sums. */
+static void joinParts(float* first, int64_t parts, int64_t stride, const Tensor& o) {
+  const int64_t heads = o.rows, dim = o.cols, pitch = rowPitch(dim);
+  const auto part = [&](int64_t p) { return RowPart(first + p * stride, heads); };
+  const RowPart all = part(0);
+  for (int64_t h = 0; h < heads; h += LANES) {
+    vf largest = splat(-FLT_MAX), total = {};
+    for (int64_t p = 0; p < parts; p++) largest = maximum(load<vf>(part(p).largest + h), largest);
+    for (int64_t p = 0; p < parts; p++) {
+      const vf factor = exponential(load<vf>(part(p).largest + h) - largest);
+      total += load<vf>(part(p).totals + h) * factor;
+      store(part(p).largest + h, factor);
+    }
+    store(all.totals + h, total);
+  }
+  for (int64_t h = 0; h < heads; h++) {
+    for (int64_t j = 0; j < pitch; j += LANES) {
+      vf sums = {};
+      for (int64_t p = 0; p < parts; p++) sums = fma(splat(part(p).largest[h]), load<vf>(part(p).sums + h * pitch + j), sums);
+      store(all.sums + h * pitch + j, sums);
+    }
+    writeRow(o, h, 0, dim, all.sums + h * pitch, 1 / all.totals[h]);
+  }
 }
 
 }  // namespace QDL_ISA

@@ -21,8 +21,7 @@ static void attention(Context& context, const double* words, uint8_t*) {
       const int64_t first = most(t.start, t.from + 1 - scoring.window), rows = t.to - t.from, keys = t.to - first;
       const AttentionTile tile = {window(q, t.from, rows, head * dim, dim), window(k, first, keys, keyCol, dim),
                                   window(v, first, keys, keyCol, dim),      window(o, t.from, rows, head * dim, dim),
-                                  window(lse, t.from, rows, head, 1),       t.from + 1 - first,
-                                  1};
+                                  window(lse, t.from, rows, head, 1),       t.from + 1 - first};
       attentionTile<decltype(compute)>(context.workspaces[thread], tile, scoring);
     };
     parallel(context, tilesOf(segments, QUERIES) * heads, item);

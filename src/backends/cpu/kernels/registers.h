@@ -19,6 +19,7 @@ struct Vectors<ComputeF32> {
   static constexpr int CODES = 8;  // of one machine word of a lane
   static QDL_INLINE_MEMBER Value at(const float* p) { return load<vf>(p); }
   static QDL_INLINE_MEMBER Value at(const uint16_t* p) { return widen(load<vh>(p)); }
+  static QDL_INLINE_MEMBER Value splat(const float* p) { return QDL_ISA::splat(*p); }
   static QDL_INLINE_MEMBER vf add(vf sum, Value w, Value x) { return fma(w, x, sum); }
 };
 
@@ -29,8 +30,28 @@ struct Vectors<ComputeBf16> {
   static constexpr int COUNT = 2 * LANES;
   static constexpr int CODES = 4;
   static QDL_INLINE_MEMBER Value at(const uint16_t* p) { return load<vb>(p); }
+  /** Two neighbours in every lane. */
+  static QDL_INLINE_MEMBER Value splat(const uint16_t* p) { return (Value)(load<uint32_t>(p) - vu{}); }
   static QDL_INLINE_MEMBER vf add(vf sum, Value w, Value x) { return addDot(sum, w, x); }
 };
+
+/** a[0], b[0], a[1], b[1], … */
+QDL_INLINE void zip(vb a, vb b, vb& low, vb& high) {
+#if defined(__AVX512BF16__)
+  struct Order {
+    alignas(64) uint16_t of[2][2 * LANES];
+    constexpr Order() : of() {
+      for (int i = 0; i < 4 * LANES; i++) of[i / (2 * LANES)][i % (2 * LANES)] = static_cast<uint16_t>(i / 2 + i % 2 * 2 * LANES);
+    }
+  };
+  static constexpr Order ORDER;
+  low = (vb)_mm512_permutex2var_epi16((__m512i)a, _mm512_load_si512(ORDER.of[0]), (__m512i)b);
+  high = (vb)_mm512_permutex2var_epi16((__m512i)a, _mm512_load_si512(ORDER.of[1]), (__m512i)b);
+#else
+  low = (vb)vzip1q_u16((uint16x8_t)a, (uint16x8_t)b);
+  high = (vb)vzip2q_u16((uint16x8_t)a, (uint16x8_t)b);
+#endif
+}
 #endif
 
 template <class C>
