@@ -172,7 +172,7 @@ static void attentionPart(Arena arena, const AttentionRow& row, const Tensor& ne
       rowScores<C, Key, decltype(count)::value>(q + h * pitch, pitch, wholeRows(k, col, dim, keyBuffer), values,
                                                 softmax.scores + h * KEYS);
     });
-    softmax.block(scoring, heads, keys, keys, 0);
+    softmax.block(scoring, heads, keys, keys, 0, [&](int64_t, int) { return Span{0, keys}; });
     if (key > 0) softmax.shrink(out.sums, heads, pitch);
     eachHeads(row, [&](auto count, int64_t h, int64_t col) {
       rowValues<C, Value, decltype(count)::value>(softmax.weights + h * KEYS, wholeRows(v, col, dim, valueBuffer),

@@ -49,18 +49,22 @@ struct RunningSoftmax {
     memset(totals, 0, rows * LANES * 4);
   }
 
-  /** Makes weights of the scores of `keys` keys, of which row i sees those before `end` + i·`step`, the last `window` of them. */
-  void block(const Scoring& scoring, int64_t rows, int64_t keys, int64_t end, int64_t step) {
-    const int vectors = static_cast<int>(ceilDiv(keys, LANES));
-    const vf factor = splat(scoring.factor(scores, rows, vectors * LANES, KEYS));
+  /**
+   * Makes weights of the scores of `keys` keys, of which row i sees those before `end` + i·`step`, the last `window` of them.
+   * Those outside columnsOf(row, count) are neither read nor made (see timesStrips).
+   */
+  template <class ColumnsOf>
+  void block(const Scoring& scoring, int64_t rows, int64_t keys, int64_t end, int64_t step, const ColumnsOf& columnsOf) {
     for (int64_t i = 0; i < rows; i++, end += step) {
       const int64_t seen = least(keys, end), hidden = end - scoring.window;
+      const Span columns = vectorsOf(spanOfTile(i, rows, columnsOf), keys);
+      const vf factor = splat(scoring.factor(scores + i * KEYS + columns.from, 1, columns.to - columns.from, KEYS));
       vf best = splat(-INFINITY);
-      for (int j = 0; j < vectors; j++) {
-        float* at = scores + i * KEYS + j * LANES;
+      for (int64_t j = columns.from; j < columns.to; j += LANES) {
+        float* at = scores + i * KEYS + j;
         vf s = load<vf>(at) * factor;
-        if (seen < (j + 1) * LANES) s = below(seen - j * LANES, s, splat(-INFINITY));
-        if (hidden > j * LANES) s = below(hidden - j * LANES, splat(-INFINITY), s);
+        if (seen < j + LANES) s = below(seen - j, s, splat(-INFINITY));
+        if (hidden > j) s = below(hidden - j, splat(-INFINITY), s);
         store(at, s);
         best = maximum(s, best);
       }
@@ -72,10 +76,11 @@ struct RunningSoftmax {
     for (int64_t i = 0; i < rows; i++) {
       const vf shift = splat(largest[i]);
       vf total = load<vf>(totals + i * LANES) * splat(shrinks[i]);
-      for (int j = 0; j < vectors; j++) {
-        const vf e = exponential(load<vf>(scores + i * KEYS + j * LANES) - shift);
+      const Span columns = vectorsOf(spanOfTile(i, rows, columnsOf), keys);
+      for (int64_t j = columns.from; j < columns.to; j += LANES) {
+        const vf e = exponential(load<vf>(scores + i * KEYS + j) - shift);
         total += e;
-        storeScores<C>(weights + i * KEYS + j * LANES, e);
+        storeScores<C>(weights + i * KEYS + j, e);
       }
       store(totals + i * LANES, total);
     }
@@ -114,10 +119,16 @@ static void attentionTile(uint8_t* workspace, const AttentionTile& tile, const S
     askFor(key + KEYS);
     packTransposed<C>(part(tile.k, key, 0), dim, keys, keyStrips, staging);
     packPlain<C>(part(tile.v, key, 0), keys, dim, valueStrips);
-    timesStrips<C>(queries, rows, dim, keyStrips, keys, softmax.scores, KEYS, false);
-    softmax.block(scoring, rows, keys, tile.seen - key, 1);
+    // What some of the queries see of the keys.
+    const auto seenBy = [&](int64_t i, int count) {
+      const int64_t end = tile.seen + i - key;
+      return Span{end - scoring.window, end + count - 1};
+    };
+    const auto whole = [&](int64_t, int) { return Span{0, dim}; };
+    timesStrips(queries, rows, dim, keyStrips, keys, softmax.scores, KEYS, false, seenBy, whole);
+    softmax.block(scoring, rows, keys, tile.seen - key, 1, seenBy);
     if (key > 0) softmax.shrink(sums, rows, pitch);
-    timesStrips<C>({softmax.weights, KEYS}, rows, keys, valueStrips, dim, sums, pitch, key > 0);
+    timesStrips<C>({softmax.weights, KEYS}, rows, keys, valueStrips, dim, sums, pitch, key > 0, whole, seenBy);
   }
   for (int64_t i = 0; i < rows; i++) {
     const float total = softmax.total(i);

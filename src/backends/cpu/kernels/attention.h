@@ -185,13 +185,6 @@ QDL_INLINE Span spanOfTile(int64_t row, int64_t rows, const SpanOf& spanOf) {
   const int64_t first = row / TILE_ROWS * TILE_ROWS;
   return spanOf(first, static_cast<int>(least(TILE_ROWS, rows - first)));
 }
-/** The same for all columns and the whole depth. */
-template <class C>
-static void timesStrips(const Block<C>& left, int64_t rows, int64_t depth, const uint32_t* strips, int64_t cols, float* out,
-                        int64_t pitchOut, bool accumulate) {
-  timesStrips(left, rows, depth, strips, cols, out, pitchOut, accumulate, [&](int64_t, int) { return Span{0, cols}; },
-              [&](int64_t, int) { return Span{0, depth}; });
-}
 
 /** One row of a tile of scores, rounded to E. */
 template <class C>
