@@ -105,8 +105,10 @@ static __attribute__((noinline)) void shortSums(const Term& base, const typename
         dots<C, R, J>(right, whole, rest, col + j, x, sums[0] + j, SHORT_COLS);
       }
     };
-    if (R * base.depth * static_cast<int64_t>(sizeof *x) > L1_BYTES) together(Count<JOINED_DEEP<C, R, CODED>>{});
-    together(Count<JOINED<C, R, CODED>>{});
+    constexpr int JOIN = JOINED<C, R, CODED>, DEEP = JOINED_DEEP<C, R, CODED>;
+    if constexpr (DEEP > JOIN)
+      if (R * base.depth * static_cast<int64_t>(sizeof *x) > L1_BYTES) together(Count<DEEP>{});
+    if constexpr (JOIN > 1) together(Count<JOIN>{});
     together(Count<1>{});
   });
 }
