@@ -146,8 +146,7 @@ struct Dense {
     for (int64_t block = 0; block < blocks; block++) {
       for (int j = 0; j < J; j++) {
         const Stored* values = at<Stored>(source.values, row + j, block * BLOCK);
-        if constexpr (AHEAD)
-          for (int i = 0; i < BLOCK; i += 64 / sizeof(Stored)) __builtin_prefetch(values + FAR_BYTES / sizeof(Stored) + i, 0, 2);
+        for (int i = 0; i < BLOCK; i += 64 / sizeof(Stored)) __builtin_prefetch(values + FAR_BYTES / sizeof(Stored) + i, 0, 2);
         for (int p = 0; p < PLANES<C>; p++) w.of[j][p] = Vectors<C>::at(values + p * Vectors<C>::COUNT);
       }
       function(w, block);

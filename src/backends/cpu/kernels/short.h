@@ -1,9 +1,9 @@
 // Products of a few rows (decoding): one pass over each right operand, block by block in registers (registers.h), multiplied
 // with every row of x at once. Bound by reading: its bytes must move once, in order and without pauses. So both stages of
-// adapted linears are one call of the pool. Items of the first (t = s·x·Aᵀ) are handed out first; an item of the second
-// waits for t only when its own x·Wᵀ is done, and asks for its part of B meanwhile.
-// An item owns some columns of an output. How many may depend on threads: every output element is one fixed sequence of
-// additions whatever shares its item. Each thread lays x out once per call and order.
+// adapted linears are one call of the pool, and each thread has a stretch of neighbouring columns of its own (Stretches): first
+// of t = s·x·Aᵀ, then of the outputs, whose x·Wᵀ it sums up before it waits for the rest of t, asking for its part of B
+// meanwhile. Whose columns they are may depend on threads: every output element is one fixed sequence of additions whatever
+// shares its stretch. Each thread lays x out once per call and order.
 #pragma once
 #include "gemm.h"
 #include "registers.h"
@@ -13,11 +13,12 @@ namespace QDL_ISA {
 
 /** What a core's first cache holds at least. */
 constexpr int64_t L1_BYTES = 32768;
-constexpr int64_t SHORT_COLS = 256;  // that one item owns at most
-/** Columns of an item are a multiple of this many: whole cache lines, so that no two threads write the same one. */
+constexpr int64_t SHORT_COLS = 256;  // that are summed up together at most
+/** A stretch is a multiple of this many columns: whole cache lines, so that no two threads write the same one. */
 constexpr int64_t SHORT_GRAIN = 32;
-/** Items per thread, so that threads end together. */
-constexpr int64_t SHORT_SHARES = 4;
+/** Pieces of a stretch: what is left of one when a thread has done its own is shared. */
+constexpr int64_t SHORT_PIECES = 2;
+constexpr int SHORT_STRETCHES = 64;  // at most
 
 /** A thread's workspace, as short products use it. */
 struct ShortSpace {
@@ -41,19 +42,72 @@ struct RowRanks {
   }
 };
 
-/** Products of rows row0..row0+rows−1. */
+/**
+ * The columns of some products side by side, cut into a stretch per thread. A thread takes its own piece by piece, in the order
+ * of memory, since what it reads is asked for ahead; then it helps with the others.
+ */
+class Stretches {
+ public:
+  Stretches(const Product* products, int count, int64_t grain, int threads)
+      : products_(products), count_(count), grain_(grain), stretches_(least(threads, SHORT_STRETCHES)) {
+    for (int i = 0; i < count; i++) units_ += ceilDiv(products[i].out.cols, grain);
+    piece_ = most(1, least(SHORT_COLS / grain, ceilDiv(ceilDiv(units_, stretches_), SHORT_PIECES)));
+    for (int i = 0; i < stretches_; i++) taken_[i].until = start(i);
+  }
+  int64_t units() const { return units_; }
+
+  /** Calls function(product, col, cols) for pieces that nobody has taken, `own` first, and done(units) behind each piece. */
+  template <class Function, class Done>
+  QDL_INLINE_MEMBER void take(int64_t own, const Function& function, const Done& done) {
+    for (int i = 0; i < stretches_; i++) {
+      const int64_t stretch = (own + i) % stretches_, end = start(stretch + 1);
+      for (int64_t from; (from = __atomic_fetch_add(&taken_[stretch].until, piece_, __ATOMIC_RELAXED)) < end;) {
+        const int64_t to = least(from + piece_, end);
+        each(from, to, function);
+        done(to - from);
+      }
+    }
+  }
+
+  /** Calls function(product, col, cols) for the first piece of a stretch. */
+  template <class Function>
+  QDL_INLINE_MEMBER void first(int64_t own, const Function& function) const {
+    const int64_t from = start(own % stretches_);
+    each(from, least(from + piece_, start(own % stretches_ + 1)), function);
+  }
+
+ private:
+  struct alignas(64) Taken {
+    int64_t until;
+  };
+  const Product* products_;
+  int count_;
+  int64_t grain_, stretches_, units_ = 0, piece_;
+  Taken taken_[SHORT_STRETCHES];
+
+  int64_t start(int64_t stretch) const { return units_ * stretch / stretches_; }
+  template <class Function>
+  QDL_INLINE_MEMBER void each(int64_t from, int64_t to, const Function& function) const {
+    int64_t before = 0;
+    for (int i = 0; i < count_; i++) {
+      const int64_t cols = products_[i].out.cols, units = ceilDiv(cols, grain_);
+      const int64_t col = most(0, from - before) * grain_, end = least(cols, (to - before) * grain_);
+      if (col < end) function(products_[i], col, static_cast<int>(end - col));
+      before += units;
+    }
+  }
+};
+
+/** A call for rows row0..row0+rows−1. */
 struct ShortCall {
-  /** t of each linear with an adapter: one base term, columns 0..rank−1 of each row. */
-  const Product* narrow;
-  int narrows;
-  const Product* wide;
-  int wides;
   int64_t row0;
   int rows;
   const RowRanks& ranks;
   uint64_t call;
-  int64_t narrowItems;
-  /** Items of t that are done. */
+  /** t of each linear with an adapter: one base term, columns 0..rank−1 of each row. */
+  Stretches& narrow;
+  Stretches& wide;
+  /** Units of t that are done. */
   int64_t* ready;
 };
 
@@ -157,9 +211,9 @@ static void addRankedPart(const Term& term, int64_t row, int64_t rank, int64_t c
 
 /** Some columns of t: t_i = s_i·x_i·Aᵀ, for each row as far as its rank goes. */
 template <class C>
-static void narrowItem(ShortSpace& space, const ShortCall& c, const Product& p, int64_t col, int cols) {
+static void narrowPiece(ShortSpace& space, const ShortCall& c, const Product& p, int64_t col, int cols, const Ahead& next) {
   const typename C::E* x = laidOut<C>(space, p.base[0], c.row0, c.rows, c.call);
-  shortSums<C>(c.rows, p.base[0], x, col, cols, Ahead(), space.sums);
+  shortSums<C>(c.rows, p.base[0], x, col, cols, next, space.sums);
   for (int i = 0; i < c.rows; i++) {
     const int64_t n = least(cols, c.ranks.rank[i] - col);
     if (n <= 0) continue;
@@ -174,13 +228,13 @@ static void narrowItem(ShortSpace& space, const ShortCall& c, const Product& p, 
 
 /** Some columns of an output. */
 template <class C>
-static void wideItem(ShortSpace& space, const ShortCall& c, const Product& p, int64_t col, int cols) {
+static void widePiece(ShortSpace& space, const ShortCall& c, const Product& p, int64_t col, int cols) {
   const typename C::E* x = laidOut<C>(space, p.base[0], c.row0, c.rows, c.call);
   const int64_t rank = p.rankeds == 0 ? 0 : c.ranks.largest;
   const Ahead ahead = rank > 0 ? Ahead(p.ranked[0].right.values, rank, col, cols, cols) : Ahead();
   shortSums<C>(c.rows, p.base[0], x, col, cols, ahead, space.sums);
   if (rank > 0) {
-    poolWait(c.ready, c.narrowItems);
+    poolWait(c.ready, c.narrow.units());
     for (int i = 0; i < c.rows; i++) addRankedPart(p.ranked[0], c.row0 + i, c.ranks.rank[i], col, cols, space.sums[i]);
   }
   for (int part = 0; part < cols; part += TILE_COLS) {
@@ -190,9 +244,13 @@ static void wideItem(ShortSpace& space, const ShortCall& c, const Product& p, in
   }
 }
 
-/** Columns of an item, where all products together have `total`. */
-QDL_INLINE int64_t shortWidth(int64_t total, int threads, int64_t grain) {
-  return most(grain, least(SHORT_COLS, roundUp(ceilDiv(total, SHORT_SHARES * threads), grain)));
+/** The first bytes of rows of a right operand, asked for in `steps` steps. */
+QDL_INLINE Ahead firstBytes(const Term& term, int64_t row, int64_t rows, int64_t steps) {
+  const Source& s = term.right;
+  const Tensor& values = s.values;
+  const int64_t pitch = s.format == DENSE ? address(values, 1, 0) - address(values, 0, 0) : term.depth / 2;
+  const Tensor bytes = {values.data + row * pitch, 1, FAR_BYTES, FAR_BYTES, U8};
+  return Ahead(bytes, 1, 0, least(FAR_BYTES, rows * pitch), steps);
 }
 
 /** `wide`, after the products that make the left operands of its ranked terms. */
@@ -200,27 +258,27 @@ template <class C>
 static void multiplyShort(Context& context, const Product* narrow, int narrows, const Product* wide, int wides, int64_t row0,
                           int64_t row1, const Ranges& ranges) {
   const RowRanks ranks(ranges, row0, row1 - row0);
-  int64_t total = 0, items = 0, ready = 0;
-  for (int i = 0; i < wides; i++) total += wide[i].out.cols;
-  const int64_t narrowWidth = shortWidth(narrows * ranks.largest, context.threads, SHORT_GRAIN / 4);
-  const int64_t wideWidth = shortWidth(total, context.threads, SHORT_GRAIN);
-  for (int i = 0; i < narrows; i++) items += ceilDiv(narrow[i].out.cols, narrowWidth);
-  const ShortCall c = {narrow, narrows, wide, wides, row0, static_cast<int>(row1 - row0), ranks, ++context.sequence, items, &ready};
-  for (int i = 0; i < wides; i++) items += ceilDiv(wide[i].out.cols, wideWidth);
+  Stretches narrowCols(narrow, narrows, SHORT_GRAIN / 4, context.threads), wideCols(wide, wides, SHORT_GRAIN, context.threads);
+  int64_t ready = 0;
+  const ShortCall c = {row0, static_cast<int>(row1 - row0), ranks, ++context.sequence, narrowCols, wideCols, &ready};
   auto item = [&](int64_t i, int thread) {
     ShortSpace& space = *reinterpret_cast<ShortSpace*>(context.workspaces[thread]);
-    const bool first = i < c.narrowItems;
-    const Product* p = first ? c.narrow : c.wide;
-    const int64_t width = first ? narrowWidth : wideWidth;
-    if (!first) i -= c.narrowItems;
-    while (i >= ceilDiv(p->out.cols, width)) i -= ceilDiv(p++->out.cols, width);
-    const int64_t col = i * width;
-    const int cols = static_cast<int>(least(width, p->out.cols - col));
-    if (!first) return wideItem<C>(space, c, *p, col, cols);
-    narrowItem<C>(space, c, *p, col, cols);
-    __atomic_fetch_add(c.ready, 1, __ATOMIC_RELEASE);
+    // What comes behind this thread's part of t is asked for with it.
+    const Product* then = nullptr;
+    int64_t thenCol = 0, thenCols = 0;
+    c.wide.first(i, [&](const Product& p, int64_t col, int cols) {
+      if (!then) then = &p, thenCol = col, thenCols = cols;
+    });
+    c.narrow.take(
+        i,
+        [&](const Product& p, int64_t col, int cols) {
+          narrowPiece<C>(space, c, p, col, cols, then ? firstBytes(then->base[0], thenCol, thenCols, cols) : Ahead());
+          then = nullptr;
+        },
+        [&](int64_t units) { __atomic_fetch_add(c.ready, units, __ATOMIC_RELEASE); });
+    c.wide.take(i, [&](const Product& p, int64_t col, int cols) { widePiece<C>(space, c, p, col, cols); }, [](int64_t) {});
   };
-  parallel(context, items, item);
+  parallel(context, context.threads, item);
 }
 
 /** The product core's entry: many rows by panels, few rows by dot products. */
