@@ -9,9 +9,9 @@ import type { FrozenModel } from "../model/frozen-model.ts";
 import type { ShapeName } from "../model/named-shapes.ts";
 import { settle } from "../quant/staging.ts";
 import { Engine } from "../serve/engine.ts";
-import { matrix } from "../tensor/tensor.ts";
+import { type DeviceBuffer, matrix } from "../tensor/tensor.ts";
 import { type BenchSettings, checkBench, fullBatch, randomModel } from "./bench-settings.ts";
-import { medianSeconds } from "./bench-timing.ts";
+import { medianSeconds, medianSecondsInTurn } from "./bench-timing.ts";
 import { openDevice } from "./open-device.ts";
 import { resolveTrainConfig } from "./train-options.ts";
 
@@ -21,10 +21,10 @@ export interface GenerateBench {
   /** Bytes that a token must read: weights and scales of the blocks, head, keys and values. */
   readonly bytesPerToken: number;
   readonly gbPerSecond: number;
-  /** Bytes read and written by a large copy, in the same run. */
+  /** Bytes read and written by a large copy, in turn with the decoding. */
   readonly copyGbPerSecond: number;
   readonly share: number;
-  /** Time of a step that continues the prompt at seven ranks at once, per time of a step at one: R/64, R/32, …, R, rounded up. */
+  /** Time of a step that continues the prompt at seven ranks at once, per time of a step at one, in turn with it: R/64, R/32, …, R, rounded up. */
   readonly sevenRanksCost: number;
   readonly rank: number;
   readonly shape: ShapeName;
@@ -39,8 +39,8 @@ const DECODED = 128;
 export async function benchGenerate(options: BenchSettings = {}): Promise<GenerateBench> {
   const settings = checkBench(options);
   await using backend = await openDevice(settings);
-  const copyGbPerSecond = await copyBandwidth(backend);
   const model = randomModel(backend, settings);
+  const copied = backend.alloc(2 * COPY_BYTES, "copy");
   try {
     const { adapter: config } = resolveTrainConfig({ rankMax: settings.rankMax }, model.config, 1);
     using adapter = new Adapter(backend, model.config, config, model.computeDtype, null);
@@ -53,57 +53,57 @@ export async function benchGenerate(options: BenchSettings = {}): Promise<Genera
     const extend = async (tokens: Int32Array, count: number): Promise<void> => {
       await engine.extend(ranks.slice(0, count).map((rank, sequence) => ({ sequence, tokens, rank })));
     };
-    const decodeSeconds = (count: number, seconds: number): Promise<number> =>
-      medianSeconds(async () => {
-        for (let sequence = 0; sequence < count; sequence++)
-          if (engine.length(sequence) === maxLength) engine.reset(sequence, settings.seq);
-        await extend(Int32Array.of(7), count);
-      }, seconds);
+    const decode = async (count: number): Promise<void> => {
+      for (let sequence = 0; sequence < count; sequence++)
+        if (engine.length(sequence) === maxLength) engine.reset(sequence, settings.seq);
+      await extend(Int32Array.of(7), count);
+    };
     const prefill = await medianSeconds(async () => {
       engine.reset(0);
       await extend(prompt, 1);
     }, settings.seconds / 4);
-    const decode = await decodeSeconds(1, settings.seconds);
     for (let sequence = 0; sequence < ranks.length; sequence++) engine.reset(sequence);
     await extend(prompt, ranks.length);
-    const sevenRanks = await decodeSeconds(ranks.length, settings.seconds / 4);
+    const [one, seven, copy] = await medianSecondsInTurn(
+      [
+        { work: () => decode(1), times: DECODED },
+        { work: () => decode(ranks.length), times: DECODED },
+        { work: () => copyHalves(backend, copied), times: 4 },
+      ],
+      settings.seconds,
+    );
+    const copyGbPerSecond = (2 * COPY_BYTES * COPIES) / copy! / 1e9;
     const bytesPerToken = decodeBytes(model, config, settings.rank, settings.seq + DECODED / 2);
-    const gbPerSecond = bytesPerToken / decode / 1e9;
+    const gbPerSecond = bytesPerToken / one! / 1e9;
     return {
-      tokensPerSecond: 1 / decode,
+      tokensPerSecond: 1 / one!,
       prefillTokensPerSecond: settings.seq / prefill,
       bytesPerToken,
       gbPerSecond,
       copyGbPerSecond,
       share: gbPerSecond / copyGbPerSecond,
-      sevenRanksCost: sevenRanks / decode,
+      sevenRanksCost: seven! / one!,
       rank: settings.rank,
       shape: settings.shape,
       backend: backend.name,
       device: backend.description,
     };
   } finally {
+    copied.dispose();
     model.dispose();
   }
 }
 
+/** A half of the buffer that is copied: far larger than caches. */
 const COPY_BYTES = 256 << 20;
 /** Copies between two waits for the device. */
 const COPIES = 4;
 
-/** GB/s, bytes read and written, of the device's own copy of memory far larger than its caches. */
-async function copyBandwidth(backend: Backend): Promise<number> {
-  const buffer = backend.alloc(2 * COPY_BYTES, "copy");
-  try {
-    const half = (index: number) => matrix(buffer, "f32", COPY_BYTES / 4096, 1024, index * COPY_BYTES);
-    const seconds = await medianSeconds(async () => {
-      for (let i = 0; i < COPIES; i++) backend.run("cast", { x: half(0), y: half(1) });
-      await settle(backend, buffer);
-    }, 1);
-    return (2 * COPY_BYTES * COPIES) / seconds / 1e9;
-  } finally {
-    buffer.dispose();
-  }
+/** Copies the first half of a buffer to the second by the device's own copy. */
+async function copyHalves(backend: Backend, buffer: DeviceBuffer): Promise<void> {
+  const half = (index: number) => matrix(buffer, "f32", COPY_BYTES / 4096, 1024, index * COPY_BYTES);
+  for (let i = 0; i < COPIES; i++) backend.run("cast", { x: half(0), y: half(1) });
+  await settle(backend, buffer);
 }
 
 function decodeBytes(model: FrozenModel, config: AdapterConfig, rank: number, length: number): number {

@@ -41,3 +41,26 @@ export async function timeSteps(
 export async function medianSeconds(work: () => Promise<void>, seconds: number): Promise<number> {
   return (await timeSteps(work, { warmUp: seconds / 4, seconds, leastSteps: 3 })).median;
 }
+
+/** Work that takes turns with others, so many times in a row at each. */
+export interface Turn {
+  readonly work: () => Promise<void>;
+  readonly times: number;
+}
+
+/**
+ * Median seconds of each one's work. They take turns, so that what else the machine does meets all of them alike: a round to warm
+ * up, then at least three, until the first one's work took `seconds`.
+ */
+export async function medianSecondsInTurn(turns: readonly Turn[], seconds: number): Promise<number[]> {
+  const times: number[][] = turns.map(() => []);
+  const sum = (list: readonly number[]): number => list.reduce((total, one) => total + one, 0);
+  for (let round = -1; round < 3 || sum(times[0]!) < seconds; round++)
+    for (const [i, { work, times: count }] of turns.entries())
+      for (let n = 0; n < count; n++) {
+        const start = performance.now();
+        await work();
+        if (round >= 0) times[i]!.push((performance.now() - start) / 1000);
+      }
+  return times.map((list) => list.sort((a, b) => a - b)[list.length >> 1]!);
+}

@@ -41,7 +41,7 @@ struct AttentionRow {
 template <class C, class Stored, int H, int J>
 QDL_INLINE void rowScoresPart(const typename C::E* q, int64_t pitch, const Tensor& k, int64_t j, float* scores) {
   typedef Vectors<C> V;
-  vf sums[H][J] = {};
+  vf sums[H * J] = {};
   for (int64_t col = 0; col < pitch; col += V::COUNT) {
     typename V::Value keys[J];
 #pragma GCC unroll 4
@@ -50,15 +50,13 @@ QDL_INLINE void rowScoresPart(const typename C::E* q, int64_t pitch, const Tenso
     for (int h = 0; h < H; h++) {
       const typename V::Value query = V::at(q + h * pitch + col);
 #pragma GCC unroll 4
-      for (int i = 0; i < J; i++) sums[h][i] = V::add(sums[h][i], keys[i], query);
+      for (int i = 0; i < J; i++) sums[h * J + i] = V::add(sums[h * J + i], keys[i], query);
     }
   }
+  float all[H * J];
+  sumsOf(sums, all);
 #pragma GCC unroll 4
-  for (int h = 0; h < H; h++) {
-    float all[J];
-    sumsOf(sums[h], all);
-    memcpy(scores + h * KEYS, all, sizeof all);
-  }
+  for (int h = 0; h < H; h++) memcpy(scores + h * KEYS, all + h * J, J * sizeof *all);
 }
 template <class C, class Stored, int H>
 static void rowScores(const typename C::E* q, int64_t pitch, const Tensor& k, Ahead& ahead, float* scores) {

@@ -17,7 +17,7 @@ constexpr int64_t SHORT_COLS = 256;  // that are summed up together at most
 /** A stretch is a multiple of this many columns: whole cache lines, so that no two threads write the same one. */
 constexpr int64_t SHORT_GRAIN = 32;
 /** Pieces of a stretch: what is left of one when a thread has done its own is shared. */
-constexpr int64_t SHORT_PIECES = 2;
+constexpr int64_t SHORT_PIECES = 4;
 constexpr int SHORT_STRETCHES = 64;  // at most
 
 /** A thread's workspace, as short products use it. */

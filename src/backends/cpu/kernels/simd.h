@@ -103,22 +103,42 @@ QDL_INLINE float folded(vf v, Fold fold) {
 QDL_INLINE float sum(vf v) {
   return folded(v, [](auto a, auto b) { return a + b; });
 }
-/** out[i] = sum(v[i]) to the bit, where the CPU allows four at a time. */
+static constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+#if defined(__AVX512F__)
+/** Quarter i: what remains to be summed of v[i], its quarters added up as `sum` does; zeros from v[count] on. */
+QDL_INLINE __m512 quartersOf(const vf* v, int count) {
+  const auto at = [&](int i) { return i < count ? (__m512)v[i] : __m512{}; };
+  const __m512 ab = _mm512_shuffle_f32x4(at(0), at(1), 0x44) + _mm512_shuffle_f32x4(at(0), at(1), 0xee);
+  const __m512 cd = _mm512_shuffle_f32x4(at(2), at(3), 0x44) + _mm512_shuffle_f32x4(at(2), at(3), 0xee);
+  return _mm512_shuffle_f32x4(ab, cd, 0x88) + _mm512_shuffle_f32x4(ab, cd, 0xdd);
+}
+/** Sums of v[0..count−1], count ≤ 16, then zeros. */
+QDL_INLINE __m512 sixteenSums(const vf* v, int count) {
+  const __m512 a = quartersOf(v, count), b = quartersOf(v + 4, count - 4), c = quartersOf(v + 8, count - 8), d = quartersOf(v + 12, count - 12);
+  const __m512d ab = (__m512d)(_mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b));
+  const __m512d cd = (__m512d)(_mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d));
+  const __m512 all = (__m512)_mm512_unpacklo_pd(ab, cd) + (__m512)_mm512_unpackhi_pd(ab, cd);
+  return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), all);
+}
+/** Sums of v[0..count−1], count ≤ 4. */
+QDL_INLINE __m128 fourSums(const vf* v, int count) {
+  __m512 all = quartersOf(v, count);
+  all += _mm512_permute_ps(all, 0xee);
+  all += _mm512_permute_ps(all, 0x55);
+  const __m512i firsts = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+  return _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, all));
+}
+#endif
+/** out[i] = sum(v[i]) to the bit, where the CPU allows sixteen or four at a time. */
 template <int N>
 QDL_INLINE void sumsOf(const vf (&v)[N], float (&out)[N]) {
   int i = 0;
 #if defined(__AVX512F__)
 #pragma GCC unroll 8
-  for (; i + 4 <= N; i += 4) {
-    const __m512 a = (__m512)v[i], b = (__m512)v[i + 1], c = (__m512)v[i + 2], d = (__m512)v[i + 3];
-    const __m512 ab = _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xee);
-    const __m512 cd = _mm512_shuffle_f32x4(c, d, 0x44) + _mm512_shuffle_f32x4(c, d, 0xee);
-    __m512 all = _mm512_shuffle_f32x4(ab, cd, 0x88) + _mm512_shuffle_f32x4(ab, cd, 0xdd);
-    all += _mm512_permute_ps(all, 0xee);
-    all += _mm512_permute_ps(all, 0x55);
-    const __m512i firsts = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
-    store(out + i, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, all)));
-  }
+  for (; i + 8 < N; i += 16) _mm512_mask_storeu_ps(out + i, (1u << least(16, N - i)) - 1, sixteenSums(v + i, N - i));
+#pragma GCC unroll 8
+  for (; i + 1 < N; i += 4) _mm_mask_storeu_ps(out + i, (1u << least(4, N - i)) - 1, fourSums(v + i, N - i));
 #endif
 #pragma GCC unroll 4
   for (; i < N; i++) out[i] = sum(v[i]);
@@ -137,8 +157,6 @@ QDL_INLINE vi lanesInOrder() {
 /** x in the lanes below `limit`, `other` in the rest. */
 QDL_INLINE vf below(int64_t limit, vf x, vf other) { return lanesInOrder() < static_cast<int32_t>(limit) ? x : other; }
 
-static constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 /** A number that the compiler knows. */
 template <int N>
 struct Count {
