@@ -162,68 +162,67 @@ template <class C>
 struct Codes {
   static constexpr bool CODED = true;
   const Source& source;
-  /** Row behind the last one that is asked for. */
-  int64_t end;
 
-  Codes(const Source& source, int64_t end) : source(source), end(end) {}
+  explicit Codes(const Source& source) : source(source) {}
 
-  /** J neighbouring rows. Scales of the rows behind them are looked up meanwhile: alone, that would take a fifth of the time. */
+  /** J neighbouring rows. */
   template <int J, bool AHEAD, class Function>
   QDL_INLINE_MEMBER void each(int64_t row, int64_t blocks, const Function& function) {
-    for (int64_t from = 0; from < blocks; from += ROOM / J) {
-      const int64_t count = least(ROOM / J, blocks - from);
+    const bool tabled = !source.absmax && J * blocks <= (TABLES - 1) * SCALE_BLOCK;
+    for (int64_t from = 0, count; from < blocks; from += count) {
       const float* scales[J];
-      takeScales(row, blocks, from, count, scales);
-      if (source.absmax || count < blocks || row + 2 * J > end) {
-        pass<J, AHEAD>(row, blocks, from, count, scales, function, [](int64_t) {});
-        continue;
+      count = blocks - from;
+      if (tabled) {
+        for (int j = 0; j < J; j++) {
+          const int64_t first = (row + j) * blocks + from;
+          scales[j] = tableOf(first / SCALE_BLOCK);
+          count = least(count, SCALE_BLOCK - first % SCALE_BLOCK);
+        }
+        const uint8_t* codes = source.scaleCodes + row * blocks + from;
+        pass<J, AHEAD>(row, blocks, from, count, function, [&](int j, int64_t block) { return scales[j][codes[j * blocks + block]]; });
+      } else {
+        count = least(ROOM / J, count);
+        for (int j = 0; j < J; j++) scales[j] = scalesOf(source, (row + j) * blocks + from, count, buffer + j * (ROOM / J));
+        pass<J, AHEAD>(row, blocks, from, count, function, [&](int j, int64_t block) { return scales[j][block]; });
       }
-      const float* map = source.map;
-      const uint8_t* codes = source.scaleCodes + (row + J) * blocks;
-      float* next = buffers[1 - now];
-      pass<J, AHEAD>(row, blocks, from, count, scales, function, [&](int64_t block) __attribute__((always_inline)) {
-        for (int j = 0; j < J; j++) memcpy(next + j * blocks + block, map + codes[j * blocks + block], 4);
-      });
-      lookedUp = row + J;
     }
   }
 
  private:
-  /** Scales of as many blocks are made at once. */
+  /** Tables that are kept; those of rows that are read together lie side by side. */
+  static constexpr int64_t TABLES = 8;
+  /** Where rows are too long for that, scales of as many blocks are made at once. */
   static constexpr int64_t ROOM = 1024;
-  alignas(64) float buffers[2][ROOM + LANES];
-  int now = 0;
-  /** Row whose first level of scales waits in the other buffer, and that of the rows of its pass behind it. */
-  int64_t lookedUp = -1;
+  alignas(64) float tables[TABLES][SCALE_BLOCK];
+  alignas(64) float buffer[ROOM + LANES];
+  int64_t held[TABLES] = {-1, -1, -1, -1, -1, -1, -1, -1};
 
-  /** scales[j]: of blocks from..from+count−1 of row + j. */
-  template <int J>
-  QDL_INLINE_MEMBER void takeScales(int64_t row, int64_t blocks, int64_t from, int64_t count, const float* (&scales)[J]) {
-    if (row == lookedUp) {
-      now = 1 - now;
-      addSecondLevel(source, row * blocks, J * blocks, buffers[now]);
-      for (int j = 0; j < J; j++) scales[j] = buffers[now] + j * blocks;
-    } else {
-      for (int j = 0; j < J; j++) scales[j] = scalesOf(source, (row + j) * blocks + from, count, buffers[now] + j * (ROOM / J));
+  /** The scale that each code means in a group of blocks, which has as many blocks as there are codes: made once, looked up once a block. */
+  QDL_INLINE_MEMBER const float* tableOf(int64_t group) {
+    float* table = tables[group % TABLES];
+    if (held[group % TABLES] != group) {
+      held[group % TABLES] = group;
+      const vf absmax2 = splat(source.absmax2[group]), offset = splat(source.offset);
+      for (int i = 0; i < SCALE_BLOCK; i += LANES) store(table + i, load<vf>(source.map + i) * absmax2 + offset);
     }
+    return table;
   }
 
   /**
-   * Calls function(values, block) for blocks from..from+count−1 and meanwhile(block − from) beside it. Where there are registers,
+   * Calls function(values, block) for blocks from..from+count−1, whose scales are scaleAt(j, block − from). Where there are registers,
    * a block is looked up while the one before it is multiplied: otherwise multiplications would wait for the chain of look-ups.
    */
-  template <int J, bool AHEAD, class Function, class Meanwhile>
-  QDL_INLINE_MEMBER void pass(int64_t row, int64_t blocks, int64_t from, int64_t count, const float* const (&scales)[J],
-                              const Function& function, const Meanwhile& meanwhile) const {
+  template <int J, bool AHEAD, class Function, class Scales>
+  QDL_INLINE_MEMBER void pass(int64_t row, int64_t blocks, int64_t from, int64_t count, const Function& function,
+                              const Scales& scaleAt) const {
     const uint8_t* codes = source.values.data + (row * blocks + from) * (BLOCK / 2);
     // The rows behind these, in the order of memory.
     const uint8_t* ahead = codes + (J * blocks - from) * (BLOCK / 2) + J * from * (BLOCK / 2) + FAR_BYTES;
     const auto fetch = [&](int64_t block, Values<C, J>& w) __attribute__((always_inline)) {
       for (int line = 0; line < J * BLOCK / 2; line += 64) __builtin_prefetch(ahead + block * J * (BLOCK / 2) + line, 0, 2);
-      meanwhile(block);
       for (int j = 0; j < J; j++) {
         const uint8_t* at = codes + (j * blocks + block) * (BLOCK / 2);
-        lookUp(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), splat(scales[j][block]), w.of[j]);
+        lookUp(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), splat(scaleAt(j, block)), w.of[j]);
       }
     };
     Values<C, J> w;
@@ -291,11 +290,11 @@ QDL_INLINE bool isCoded(const Source& s, int64_t depth) {
   return QDL_HAS_CODES && s.format != DENSE && s.cols == depth && depth % BLOCK == 0;
 }
 
-/** Calls function(right, whole) with the fastest way of reading rows up to `end`, and the blocks that it reads so. */
+/** Calls function(right, whole) with the fastest way of reading rows, and the blocks that it reads so. */
 template <class C, class Function>
-QDL_INLINE void withRight(const Source& s, int64_t depth, int64_t end, Function function) {
+QDL_INLINE void withRight(const Source& s, int64_t depth, Function function) {
 #if QDL_HAS_CODES
-  if (isCoded(s, depth)) return function(Codes<C>(s, end), depth / BLOCK);
+  if (isCoded(s, depth)) return function(Codes<C>(s), depth / BLOCK);
 #endif
   if (s.format == DENSE && s.dtype == BF16) return function(Dense<C, uint16_t>{s}, depth / BLOCK);
   if constexpr (C::PAIR == 1)

@@ -149,7 +149,7 @@ template <class C, int R>
 static __attribute__((noinline)) void shortSums(const Term& base, const typename C::E* x, int64_t col, int cols, Ahead ahead,
                                                 float (*sums)[SHORT_COLS]) {
   const Runs<C> rest = {base.right, base.depth};
-  withRight<C>(base.right, base.depth, col + cols, [&](auto right, int64_t whole) {
+  withRight<C>(base.right, base.depth, [&](auto right, int64_t whole) {
     constexpr bool CODED = decltype(right)::CODED;
     int j = 0;
     const auto together = [&](auto count) __attribute__((always_inline)) {
