@@ -119,6 +119,14 @@ export const GROUP_SHAPES: readonly GroupShape[] = [
     ranges: all(1, 2, 1),
   },
   {
+    name: "one row, more groups of scales than a kernel may keep",
+    n: 1,
+    k: 28736,
+    linears: [{ m: 6, format: "nf4 double" }],
+    r: 2,
+    ranges: all(1, 2, 1),
+  },
+  {
     name: "seven rows, more blocks than a kernel may take at a time",
     n: 7,
     k: 32832,
