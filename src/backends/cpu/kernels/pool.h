@@ -17,8 +17,8 @@ void poolClose(Pool* pool);
 /** Runs items 0..count−1, each once, on any thread; returns after all. Which thread runs an item must not matter. */
 void poolRun(Pool* pool, int64_t count, ItemFunction function, void* closure);
 /**
- * Returns when `counter`, which other items of the same call raise, has reached `goal`. Items are handed out in order: one
- * may wait for lower ones alone.
+ * Returns when `counter`, which other items of the same call raise, has reached `goal`. An item may wait for what others have
+ * begun alone: whether one that has not been handed out ever runs meanwhile is not known.
  */
 void poolWait(const int64_t* counter, int64_t goal);
 
