@@ -33,9 +33,10 @@ export async function timeSteps(
     times.push(since(start));
   }
   const mean = since(measured) / times.length;
-  const steps = times.length;
-  return { median: times.sort((a, b) => a - b)[steps >> 1]!, mean, steps };
+  return { median: median(times), mean, steps: times.length };
 }
+
+const median = (times: readonly number[]): number => [...times].sort((a, b) => a - b)[times.length >> 1]!;
 
 /** Median seconds of `work`, run for a quarter of `seconds` to warm up and then for `seconds` (at least three times). */
 export async function medianSeconds(work: () => Promise<void>, seconds: number): Promise<number> {
@@ -62,5 +63,5 @@ export async function medianSecondsInTurn(turns: readonly Turn[], seconds: numbe
         await work();
         if (round >= 0) times[i]!.push((performance.now() - start) / 1000);
       }
-  return times.map((list) => list.sort((a, b) => a - b)[list.length >> 1]!);
+  return times.map(median);
 }

@@ -104,8 +104,8 @@ struct Values {
   typename Vectors<C>::Value of[J][PLANES<C>];
 };
 
-// Right operands: `each<J, AHEAD>` calls function(values, block) for blocks 0..blocks−1 of J neighbouring rows. AHEAD: the work
-// on a block is long, so that the next one is made ready, and what lies behind asked for, meanwhile.
+// Right operands: `each<J, AHEAD>` calls function(values, block) for blocks 0..blocks−1 of J neighbouring rows, and asks for what
+// lies behind. AHEAD: the work on a block is long, so that the next one is made ready meanwhile.
 
 /** Bytes between what is asked for and what is used. */
 constexpr int64_t FAR_BYTES = 4096;

@@ -69,11 +69,19 @@ class Stretches {
     }
   }
 
-  /** Calls function(product, col, cols) for the first piece of a stretch. */
-  template <class Function>
-  QDL_INLINE_MEMBER void first(int64_t own, const Function& function) const {
+  /** Columns of one product, null behind the last. */
+  struct Columns {
+    const Product* product;
+    int64_t col, cols;
+  };
+  /** Where a stretch begins. */
+  QDL_INLINE_MEMBER Columns first(int64_t own) const {
     const int64_t from = start(own % stretches_);
-    each(from, least(from + piece_, start(own % stretches_ + 1)), function);
+    Columns found = {};
+    each(from, least(from + piece_, start(own % stretches_ + 1)), [&](const Product& p, int64_t col, int cols) {
+      if (!found.product) found = {&p, col, cols};
+    });
+    return found;
   }
 
  private:
@@ -244,13 +252,14 @@ static void widePiece(ShortSpace& space, const ShortCall& c, const Product& p, i
   }
 }
 
-/** The first bytes of rows of a right operand, asked for in `steps` steps. */
-QDL_INLINE Ahead firstBytes(const Term& term, int64_t row, int64_t rows, int64_t steps) {
+/** The first bytes that these columns are computed from, asked for in `steps` steps; nothing if there are none. */
+QDL_INLINE Ahead firstBytes(const Stretches::Columns& columns, int64_t steps) {
+  if (!columns.product) return Ahead();
+  const Term& term = columns.product->base[0];
   const Source& s = term.right;
-  const Tensor& values = s.values;
-  const int64_t pitch = s.format == DENSE ? address(values, 1, 0) - address(values, 0, 0) : term.depth / 2;
-  const Tensor bytes = {values.data + row * pitch, 1, FAR_BYTES, FAR_BYTES, U8};
-  return Ahead(bytes, 1, 0, least(FAR_BYTES, rows * pitch), steps);
+  const int64_t pitch = s.format == DENSE ? address(s.values, 1, 0) - address(s.values, 0, 0) : term.depth / 2;
+  const Tensor bytes = {s.values.data + columns.col * pitch, 1, FAR_BYTES, FAR_BYTES, U8};
+  return Ahead(bytes, 1, 0, least(FAR_BYTES, columns.cols * pitch), steps);
 }
 
 /** `wide`, after the products that make the left operands of its ranked terms. */
@@ -264,16 +273,12 @@ static void multiplyShort(Context& context, const Product* narrow, int narrows, 
   auto item = [&](int64_t i, int thread) {
     ShortSpace& space = *reinterpret_cast<ShortSpace*>(context.workspaces[thread]);
     // What comes behind this thread's part of t is asked for with it.
-    const Product* then = nullptr;
-    int64_t thenCol = 0, thenCols = 0;
-    c.wide.first(i, [&](const Product& p, int64_t col, int cols) {
-      if (!then) then = &p, thenCol = col, thenCols = cols;
-    });
+    Stretches::Columns next = c.wide.first(i);
     c.narrow.take(
         i,
         [&](const Product& p, int64_t col, int cols) {
-          narrowPiece<C>(space, c, p, col, cols, then ? firstBytes(then->base[0], thenCol, thenCols, cols) : Ahead());
-          then = nullptr;
+          narrowPiece<C>(space, c, p, col, cols, firstBytes(next, cols));
+          next = {};
         },
         [&](int64_t units) { __atomic_fetch_add(c.ready, units, __ATOMIC_RELEASE); });
     c.wide.take(i, [&](const Product& p, int64_t col, int cols) { widePiece<C>(space, c, p, col, cols); }, [](int64_t) {});
